@@ -1,0 +1,109 @@
+"""The claims that this node holds: one dictionary, one lock, no SQL.
+
+A claim is held from the moment it is claimed until its outcome is *written*. A run that has ended but whose
+outcome still waits for a slow database keeps its heartbeat; else it would look stalled and run twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from .clock import elapsed
+from .states import Claim
+
+__all__ = ["Ledger"]
+
+
+class _Changed:
+    """Wakes those who wait for the ledger to change; costs nothing while nobody waits."""
+
+    def __init__(self) -> None:
+        self._event: threading.Event | None = None
+
+    def tell(self) -> None:
+        event = self._event
+        if event is not None:
+            event.set()
+
+    def wait(self, seconds: float) -> None:
+        event = self._event = threading.Event()
+        event.wait(seconds)
+
+
+class Ledger:
+    """Who holds what, and since when it is proven."""
+
+    def __init__(self, no_heartbeat_timeout: float, heartbeat_interval: float) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[int, Claim] = {}  # by job id; added and dropped by the dispatcher, guarded by _lock
+        # A claim that could not be renewed for this long is given up here before anyone else may take it.
+        self._patience = no_heartbeat_timeout - heartbeat_interval
+        self._interval = heartbeat_interval
+        #: Set when a claim was let go; `shutdown` waits on it.
+        self.changed = _Changed()
+        self._fenced = False  # set when a claim ran out; cleared by a heartbeat that reached the database
+
+    def hold(self, claims: Iterable[Claim]) -> None:
+        with self._lock:
+            for claim in claims:
+                self._held[claim.id] = claim
+
+    def drop(self, claims: Iterable[Claim]) -> None:
+        """Let go of claims whose outcome is written, or that were lost."""
+        with self._lock:
+            for claim in claims:
+                # The same job may have been claimed anew meanwhile; that claim stays.
+                if self._held.get(claim.id) is claim:
+                    del self._held[claim.id]
+        self.changed.tell()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def holds(self, claim: Claim) -> bool:
+        return self._held.get(claim.id) is claim
+
+    def all(self) -> list[Claim]:
+        with self._lock:
+            return list(self._held.values())
+
+    def to_beat(self, everything: bool) -> list[Claim]:
+        """Claims that need a heartbeat: older than half an interval, so that none waits for two of them.
+
+        With `everything` (a cancel was announced) all of them: a heartbeat's answer tells who is to stop.
+        """
+        horizon = elapsed() - self._interval / 2
+        return [c for c in self.all() if not c.lost and (everything or c.beaten_at < horizon)]
+
+    def beaten(self, claims: Iterable[Claim], at: float) -> None:
+        """These heartbeats are written; `at` is when they were *sent*, so the node's view is never the younger."""
+        for claim in claims:
+            claim.beaten_at = max(claim.beaten_at, at)
+        self._fenced = False
+
+    def expire(self) -> list[Claim]:
+        """Self-fencing: the claims that could not be renewed in time, newly marked as lost."""
+        horizon = elapsed() - self._patience
+        gone = [c for c in self.all() if c.beaten_at < horizon and not c.lost and not c.settled]
+        if gone:
+            self._fenced = True
+            self.lose(gone)
+        return gone
+
+    def lose(self, claims: Iterable[Claim]) -> None:
+        """These are no longer ours: their runs are told, and nothing of them will be written."""
+        for claim in claims:
+            claim.stop("lost")
+
+    @property
+    def fenced(self) -> bool:
+        """True while this node must not claim: it could not prove itself alive."""
+        return self._fenced
+
+    def seconds_to_expiry(self) -> float:
+        """How long until the oldest unproven claim runs out; at most one heartbeat interval."""
+        oldest = min((c.beaten_at for c in self.all() if not c.lost and not c.settled), default=None)
+        if oldest is None:
+            return self._interval
+        return min(max(oldest + self._patience - elapsed(), 0.0), self._interval)

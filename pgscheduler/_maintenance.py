@@ -1,0 +1,176 @@
+"""Housekeeping without a leader: every node tries every chore, a transaction's advisory lock lets one in.
+
+To add a chore: write its function, add a row to `CHORES`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from ._store import Store
+from .clock import monotonic
+
+__all__ = ["CHORES", "Chore", "Maintenance", "ensure_partitions"]
+
+BATCH = 1000  # rows per transaction, so that no chore holds locks for long
+DAYS_AHEAD = 3  # partitions are made this far ahead; the default partition catches the rest
+PARTITIONED = ("runs", "run_logs")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the chores need to know, in seconds."""
+
+    no_heartbeat_timeout: float
+    orphaned_job_timeout: float
+    history_retention: float
+
+
+@dataclass(frozen=True)
+class Chore:
+    """A name, how often, its advisory lock, and what it does: returns how many rows it touched."""
+
+    name: str
+    period: Callable[[Settings], float]
+    lock: int
+    do: Callable[[psycopg.Connection[Any], Store, Settings], list[Any]]
+
+
+def reset_stalled(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
+    """Jobs whose node is silent are due again."""
+    return connection.execute(store.sql["stalled"], {"timeout": settings.no_heartbeat_timeout, "batch": BATCH}).fetchall()
+
+
+def retire_orphans(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
+    """Jobs whose name nobody knows become records; nodes that nobody can wait for any more are forgotten."""
+    connection.execute(store.sql["old_nodes"], {"timeout": settings.orphaned_job_timeout + 86400})
+    return connection.execute(store.sql["orphans"], {"timeout": settings.orphaned_job_timeout, "batch": BATCH}).fetchall()
+
+
+def keep_partitions(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
+    """Make the coming days' partitions, drop those older than the retention."""
+    connection.execute("set local lock_timeout = '2s'")
+    today = connection.execute(store.sql["now"]).fetchone()[0].astimezone(UTC).date()  # type: ignore[index]
+    made = ensure_partitions(connection, store, today)
+    dropped = _drop_old(connection, store, today, settings.history_retention)
+    return made + dropped
+
+
+CHORES = (
+    # A fifth of the timeout, so that a death is found within a quarter of it even when a round is missed a little.
+    Chore("stalled", lambda s: s.no_heartbeat_timeout / 5, 1, reset_stalled),
+    Chore("orphans", lambda s: min(s.orphaned_job_timeout / 4, 3600.0), 2, retire_orphans),
+    Chore("partitions", lambda s: 3600.0, 3, keep_partitions),
+)
+
+
+class Maintenance:
+    """The step of the maintenance loop: do what is due, return the seconds until the next chore."""
+
+    def __init__(self, store: Store, settings: Settings, log: Any, on_reset: Callable[[list[Any]], None]) -> None:
+        self._store = store
+        self._settings = settings
+        self._log = log
+        self._on_reset = on_reset
+        # Everything once at the start: what happened while no node was there is found at once.
+        self._due = {chore.name: 0.0 for chore in CHORES}
+
+    def step(self) -> float:
+        now = monotonic()
+        for chore in CHORES:
+            if self._due[chore.name] <= now:
+                again = self.do(chore)
+                period = chore.period(self._settings)
+                # Jitter only shortens: nodes spread out, and the promise keeps its bound.
+                self._due[chore.name] = now if again else monotonic() + period * random.uniform(0.8, 1.0)  # noqa: S311
+        return max(min(self._due.values()) - monotonic(), 0.0)
+
+    def do(self, chore: Chore) -> bool:
+        """Run one chore if no other node is at it; True when there is more to do."""
+
+        def locked(connection: psycopg.Connection[Any]) -> list[Any]:
+            with connection.transaction():
+                key = self._store.names.lock_key(chore.lock)
+                if connection.execute("select pg_try_advisory_xact_lock(%s)", [key]).fetchone() == (True,):
+                    return chore.do(connection, self._store, self._settings)
+            return []
+
+        touched = self._store.using(locked)
+        if touched:
+            self._log.info("maintenance", chore=chore.name, count=len(touched))
+        if touched and chore.name == "stalled":
+            self._on_reset(touched)
+        return len(touched) >= BATCH and chore.name != "partitions"
+
+
+def ensure_partitions(connection: psycopg.Connection[Any], store: Store, today: date) -> list[str]:
+    """Create missing daily partitions from yesterday to DAYS_AHEAD; days that the default holds stay there."""
+    existing = _partitions(connection, store)
+    made = []
+    for parent in PARTITIONED:
+        for offset in range(-1, DAYS_AHEAD + 1):
+            day = today + timedelta(days=offset)
+            name = f"{parent}_p{day:%Y%m%d}"
+            if name in existing or _default_holds(connection, store, parent, day):
+                continue
+            connection.execute(
+                sql.SQL("create table if not exists {} partition of {} for values from ({}) to ({})").format(
+                    store.names.identifier(name),
+                    store.names.identifier(parent),
+                    sql.Literal(_midnight(day)),
+                    sql.Literal(_midnight(day + timedelta(days=1))),
+                )
+            )
+            made.append(name)
+    return made
+
+
+def _drop_old(connection: psycopg.Connection[Any], store: Store, today: date, retention: float) -> list[str]:
+    # The partition of a day may go when its last instant is older than the retention.
+    oldest = today - timedelta(days=int(retention // 86400) + 1)
+    dropped = []
+    for name in _partitions(connection, store):
+        parent, _, suffix = name.rpartition("_p")
+        if parent in PARTITIONED and suffix.isdigit() and datetime.strptime(suffix, "%Y%m%d").date() < oldest:  # noqa: DTZ007
+            connection.execute(sql.SQL("drop table {}").format(store.names.identifier(name)))
+            dropped.append(name)
+    for parent, column in (("runs", "finished_at"), ("run_logs", "at")):
+        connection.execute(
+            sql.SQL("delete from {} where {} < {}").format(
+                store.names.identifier(f"{parent}_default"), sql.Identifier(column), sql.Literal(_midnight(oldest))
+            )
+        )
+    return dropped
+
+
+def _partitions(connection: psycopg.Connection[Any], store: Store) -> set[str]:
+    """The daily partitions that exist, without the prefix."""
+    prefix = store.names.prefix
+    parents = [prefix + parent for parent in PARTITIONED]
+    rows = connection.execute(store.sql["partitions"], {"schema": store.names.schema, "parents": parents}).fetchall()
+    return {child.removeprefix(prefix) for _, child, is_default in rows if not is_default}
+
+
+def _default_holds(connection: psycopg.Connection[Any], store: Store, parent: str, day: date) -> bool:
+    column = "finished_at" if parent == "runs" else "at"
+    found = connection.execute(
+        sql.SQL("select exists (select from {} where {} >= {} and {} < {})").format(
+            store.names.identifier(f"{parent}_default"),
+            sql.Identifier(column),
+            sql.Literal(_midnight(day)),
+            sql.Identifier(column),
+            sql.Literal(_midnight(day + timedelta(days=1))),
+        )
+    ).fetchone()
+    return bool(found and found[0])
+
+
+def _midnight(day: date) -> str:
+    return f"{day.isoformat()} 00:00:00+00"

@@ -1,0 +1,198 @@
+"""The names that this node can run, and what runs them. Names resolve here and nowhere else."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+from .errors import DuplicateJobError, InvalidTypeError, InvalidValueError, JobKindError
+from .job import Job, JobConfig, Policy, policy_of
+from .retry import RetryPolicy
+from .schedule import Schedule
+
+__all__ = ["Registered", "Registry", "validate_parameters"]
+
+
+class Registered:
+    """One name: the instance that every run copies, and what the hot path would else look up each time."""
+
+    __slots__ = ("backoff", "config", "has_init", "has_shutdown", "is_async", "make", "name", "policy", "schedule", "typed")
+
+    def __init__(self, name: str, job: Job) -> None:
+        kind = type(job)
+        self.name = name
+        self.config: JobConfig = job.config
+        self.policy: Policy = policy_of(job.config.options_json())
+        self.backoff: RetryPolicy = job.config.backoff
+        self.schedule: Schedule | None = job.config.schedule
+        self.has_init = kind.init is not Job.init
+        self.has_shutdown = kind.shutdown is not Job.shutdown
+        self.is_async = kind._async_hooks
+        self.typed = self.config.parameters_schema
+        self.make: Callable[[], Job] = _maker(job)
+
+    @property
+    def job(self) -> Job:
+        return self.make()
+
+
+def _maker(job: Job) -> Callable[[], Job]:
+    """A shallow copy of `job` per call; by hand where copy.copy would do just that, at a sixth of its price."""
+    kind = type(job)
+    plain = (
+        not hasattr(kind, "__copy__")
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+        and not hasattr(kind, "__getstate__") | (getattr(kind, "__getstate__", None) is not getattr(object, "__getstate__", None))
+        and not any("__slots__" in base.__dict__ for base in kind.__mro__[:-1] if base is not Job)
+    )
+    if not plain:
+        return lambda: copy.copy(job)
+    state = job.__dict__
+    new = object.__new__
+
+    def make() -> Job:
+        instance = new(kind)
+        instance.__dict__.update(state)
+        return instance
+
+    return make
+
+
+class Registry:
+    """Belongs to one Scheduler. Two schedulers in one process do not see each other's."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Registered] = {}
+        self._by_key: dict[tuple[str, str], Registered] = {}  # recurring instances scheduled under a key
+        self._sources: dict[str, type[Job] | Job] = {}
+        self._classes: dict[str, type[Job]] = {}
+        self._kinds: dict[str, bool] = {}  # name -> is it recurring?
+        self._scheduled: dict[tuple[str, str], Job] = {}
+
+    def names(self) -> list[str]:
+        return list(self._by_name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def find(self, name: str, key: str | None) -> Registered | None:
+        if key is not None and self._by_key:
+            found = self._by_key.get((name, key))
+            if found is not None:
+                return found
+        return self._by_name.get(name)
+
+    def register(self, source: type[Job] | Job) -> str:
+        """Make a name known; registering the same class or object again changes nothing."""
+        job = instantiate(source)
+        name = job.name
+        known = self._sources.get(name)
+        if known is source:
+            return name
+        if known is not None:
+            raise DuplicateJobError(f"job {name!r} is already registered", name)
+        self._add(name, job, source)
+        return name
+
+    def admit(self, job: Job) -> None:
+        """Check and register what `schedule(job)` brings; raises before anything is stored."""
+        name, recurring = job.name, job.config.schedule is not None
+        known = self._classes.get(name)
+        if known is not None and known is not type(job):
+            raise DuplicateJobError(f"job implementation does not match registered job: {name!r} is {known.__qualname__}", name)
+        if self._kinds.get(name, recurring) != recurring:
+            was, now = ("recurring", "one-time") if self._kinds[name] else ("one-time", "recurring")
+            raise JobKindError(f"job {name!r} was scheduled as {was} in this process; it cannot be {now} too", name)
+        if recurring:
+            key = job.config.key or name
+            if self._scheduled.get((name, key), job) is not job:
+                raise DuplicateJobError(f"recurring job already exists in job registry: {name}", name)
+
+    def adopt(self, job: Job) -> None:
+        """Remember what was admitted and stored."""
+        name = job.name
+        recurring = job.config.schedule is not None
+        self._kinds[name] = recurring
+        if name not in self._by_name:
+            self._add(name, job, job)
+        if recurring:
+            key = job.config.key or name
+            self._scheduled[(name, key)] = job
+            self._by_key[(name, key)] = Registered(name, job)
+
+    def forget(self, name: str, key: str | None) -> None:
+        """The recurring job was deleted: its name and key may be scheduled anew."""
+        if key is not None:
+            self._scheduled.pop((name, key), None)
+            self._by_key.pop((name, key), None)
+
+    def clear(self) -> None:
+        for table in (self._by_name, self._by_key, self._sources, self._classes, self._kinds, self._scheduled):
+            table.clear()
+
+    def _add(self, name: str, job: Job, source: type[Job] | Job) -> None:
+        self._by_name[name] = Registered(name, job)
+        self._sources[name] = source
+        self._classes[name] = type(job)
+        if job.config.schedule is not None:
+            self._kinds.setdefault(name, True)
+
+
+def instantiate(source: Any) -> Job:
+    """A Job from a class or an instance; InvalidTypeError for anything else."""
+    if isinstance(source, type):
+        if not issubclass(source, Job):
+            raise InvalidTypeError("job", source, "must be a subclass of Job, or an instance of one")
+        if inspect.isabstract(source):
+            raise InvalidTypeError("job", source, "is abstract: it must implement run")
+        return source()
+    if not isinstance(source, Job):
+        raise InvalidTypeError("job", source, "must be a subclass of Job, or an instance of one")
+    if not isinstance(getattr(source, "config", None), JobConfig):
+        raise InvalidTypeError("config", getattr(source, "config", None), "must be a JobConfig")
+    return source
+
+
+def plain_parameters(parameters: Any) -> Any:
+    """Parameters given as a dataclass or pydantic instance, as the JSON that is stored."""
+    if dataclasses.is_dataclass(parameters) and not isinstance(parameters, type):
+        return dataclasses.asdict(parameters)
+    if hasattr(parameters, "model_dump"):
+        return parameters.model_dump(mode="json")
+    return parameters
+
+
+def validate_parameters(schema: Any, parameters: Any) -> Any:
+    """`parameters` checked against a job's schema; for a class, the instance. Raises InvalidValueError."""
+    if schema is None:
+        return parameters
+    if isinstance(schema, type):
+        try:
+            if hasattr(schema, "model_validate"):
+                return schema.model_validate(parameters)
+            if not isinstance(parameters, dict):
+                raise TypeError(f"a JSON object is needed, not {type(parameters).__name__}")
+            return schema(**parameters)
+        except Exception as error:
+            raise InvalidValueError("parameters", parameters, f"do not fit {schema.__qualname__}: {str(error)[:300]}") from error
+    try:
+        import jsonschema
+    except ImportError as error:
+        raise InvalidValueError(
+            "parameters_schema", "a JSON Schema", 'needs jsonschema: pip install "pgscheduler[schema]"'
+        ) from error
+    try:
+        jsonschema.validate(parameters, schema)
+    except jsonschema.SchemaError as error:
+        raise InvalidValueError("parameters_schema", json.dumps(dict(schema), default=repr), f"is no JSON Schema: {error.message[:300]}") from error
+    except jsonschema.ValidationError as error:
+        raise InvalidValueError("parameters", error.json_path, f"do not fit their schema: {error.message[:300]}") from error
+    return parameters

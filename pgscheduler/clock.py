@@ -1,0 +1,24 @@
+"""Time as a node may use it: to measure intervals, never to decide.
+
+Which job is due, stalled or expired is decided by the database's clock (SQL function ``<prefix>now()``).
+A node's own clocks only measure how long something took or how long to wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+__all__ = ["elapsed", "monotonic"]
+
+#: Seconds on a clock that never steps; for deadlines and durations.
+monotonic: Callable[[], float] = time.monotonic
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+#: Seconds that passed in the world, suspended time included. A laptop's lid or a paused virtual machine stops
+#: CLOCK_MONOTONIC, and a node that wakes up must know that its claims are old.
+elapsed: Callable[[], float] = _boottime if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic

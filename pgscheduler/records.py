@@ -1,0 +1,250 @@
+"""What the verbs answer: plain frozen values, read once, never live."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from .states import JobState, Outcome
+
+__all__ = ["JobRecord", "LogLine", "NodeRecord", "RunRecord"]
+
+
+def _utc(value: datetime | None) -> datetime | None:
+    return None if value is None else value.astimezone(UTC)
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job as it was when it was read. Times are aware UTC."""
+
+    id: int
+    name: str
+    key: str | None
+    state: JobState
+    priority: int
+    run_at: datetime
+    scheduled_at: datetime
+    created_at: datetime | None
+    parameters: Any
+    #: The schedule as stored (`{"cron": …}`, `{"every": seconds}`, `{"custom": …}`); None for a one-time job.
+    schedule: Mapping[str, Any] | None
+    #: The stored policies that differ from the defaults; None: the registered class's.
+    options: Mapping[str, Any] | None
+    failures: int = 0
+    stalls: int = 0
+    node_id: str | None = None
+    claimed_at: datetime | None = None
+    heartbeat_at: datetime | None = None
+    cancel_requested: bool = False
+    progress: Any = None
+    last_run: datetime | None = None
+    last_success: datetime | None = None
+    last_failure: datetime | None = None
+    consecutive_failures: int = 0
+    #: Milliseconds that the last run took, whether it was good or not.
+    execution_time_ms: int | None = None
+    last_error: str | None = None
+    #: Of a finished one-time job.
+    result: Any = None
+    finished_at: datetime | None = None
+
+    @property
+    def recurring(self) -> bool:
+        return self.schedule is not None
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that runs, or would run next."""
+        return self.failures + self.stalls + 1
+
+    @property
+    def retries_left(self) -> int:
+        """Retries that are still left for this occurrence, by the stored policies."""
+        return max(int((self.options or {}).get("retries", 0)) - self.failures, 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> JobRecord:
+        """From a line of `jobs`."""
+        return cls(
+            id=row["id"],
+            name=row["name"],
+            key=row["key"],
+            state=JobState(row["state"]),
+            priority=row["priority"],
+            run_at=row["run_at"].astimezone(UTC),
+            scheduled_at=row["scheduled_at"].astimezone(UTC),
+            created_at=_utc(row["created_at"]),
+            parameters={} if row["parameters"] is None else row["parameters"],
+            schedule=_loads(row["schedule"]),
+            options=_loads(row["options"]),
+            failures=row["failures"],
+            stalls=row["stalls"],
+            node_id=None if row["node_id"] is None else str(row["node_id"]),
+            claimed_at=_utc(row["claimed_at"]),
+            heartbeat_at=_utc(row["heartbeat_at"] or row["claimed_at"]),
+            cancel_requested=row["cancel_requested"],
+            progress=row["progress"],
+            last_run=_utc(row["last_run"]),
+            last_success=_utc(row["last_success"]),
+            last_failure=_utc(row["last_failure"]),
+            consecutive_failures=row["consecutive_failures"],
+            execution_time_ms=row["execution_time_ms"],
+            last_error=row["last_error"],
+            result=row["result"],
+        )
+
+    @classmethod
+    def from_last_run(cls, row: Mapping[str, Any]) -> JobRecord:
+        """A finished one-time job, from its last line of `runs`: its live row is gone."""
+        run = RunRecord.from_row(row)
+        good = run.outcome is Outcome.COMPLETED
+        bad = run.outcome.job_state is JobState.FAILED
+        took = None
+        if run.started_at is not None:
+            took = int((run.finished_at - run.started_at) / timedelta(milliseconds=1))
+        return cls(
+            id=run.job_id,
+            name=run.name,
+            key=run.key,
+            state=run.outcome.job_state,
+            priority=0,
+            run_at=run.scheduled_at,
+            scheduled_at=run.scheduled_at,
+            created_at=None,
+            parameters=run.parameters,
+            schedule=_loads(row["schedule"]),
+            options=_loads(row["options"]),
+            failures=run.attempt if bad else max(run.attempt - 1, 0),
+            node_id=run.node_id,
+            progress=run.progress,
+            last_run=run.started_at,
+            last_success=run.finished_at if good else None,
+            last_failure=run.finished_at if bad else None,
+            consecutive_failures=run.attempt if bad else 0,
+            execution_time_ms=took,
+            last_error=run.error or run.reason if bad else None,
+            result=run.result,
+            finished_at=run.finished_at,
+        )
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One line of history: an attempt, or an occurrence that was skipped."""
+
+    id: str
+    job_id: int
+    name: str
+    key: str | None
+    outcome: Outcome
+    attempt: int
+    scheduled_at: datetime
+    started_at: datetime | None
+    finished_at: datetime
+    node_id: str | None
+    parameters: Any
+    result: Any
+    progress: Any
+    #: Why, in words: `shutdown`, `misfire`, `no heartbeat since …`.
+    reason: str | None
+    #: What the run raised, with its traceback, at most 8 kB.
+    error: str | None
+    token: int | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def duration(self) -> timedelta | None:
+        return None if self.started_at is None else self.finished_at - self.started_at
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        found = dataclasses.asdict(self)
+        found.pop("token")
+        return _plain(found)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> RunRecord:
+        token = row["token"]
+        return cls(
+            id=f"{row['job_id']}-{token:016x}" if token is not None else f"{row['job_id']}-none",
+            job_id=row["job_id"],
+            name=row["name"],
+            key=row["key"],
+            outcome=Outcome(row["outcome"]),
+            attempt=row["attempt"],
+            scheduled_at=row["scheduled_at"].astimezone(UTC),
+            started_at=_utc(row["started_at"]),
+            finished_at=row["finished_at"].astimezone(UTC),
+            node_id=None if row["node_id"] is None else str(row["node_id"]),
+            parameters={} if row["parameters"] is None else row["parameters"],
+            result=row["result"],
+            progress=row["progress"],
+            reason=row["reason"],
+            error=row["error"],
+            token=token,
+        )
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line that a run logged with `ctx.log`."""
+
+    at: datetime
+    level: str
+    event: str
+    fields: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return _plain(dataclasses.asdict(self))
+
+
+@dataclass(frozen=True)
+class NodeRecord:
+    """One Scheduler, living or gone."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    slots: int
+    names: tuple[str, ...]
+    started_at: datetime
+    heartbeat_at: datetime
+    stopped_at: datetime | None
+    alive: bool
+    running: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> NodeRecord:
+        return cls(
+            id=str(row["id"]),
+            host=row["host"],
+            pid=row["pid"],
+            version=row["version"],
+            slots=row["slots"],
+            names=tuple(row["names"]),
+            started_at=row["started_at"].astimezone(UTC),
+            heartbeat_at=row["heartbeat_at"].astimezone(UTC),
+            stopped_at=_utc(row["stopped_at"]),
+            alive=row["alive"],
+            running=row["running"],
+        )
+
+
+def _loads(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in found.items()}

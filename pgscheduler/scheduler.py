@@ -1,0 +1,735 @@
+"""The Scheduler: builds the parts, starts them, stops them in order."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import queue
+import signal
+import socket
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import FrameType, TracebackType
+from typing import Any, Literal, TypeVar, cast
+
+import psycopg
+import structlog
+
+from . import _check as check
+from . import _migrate, states
+from ._context import RunContext, Services
+from ._dispatcher import Dispatcher
+from ._executors import Workers
+from ._heartbeat import Fence, Heartbeat
+from ._ledger import Ledger
+from ._listener import Listener
+from ._loops import Loop
+from ._maintenance import Maintenance, Settings, ensure_partitions
+from ._processes import Home, Processes
+from ._registry import Registry
+from ._runner import Runner
+from ._sql import Names
+from ._store import ClaimRequest, Store, new_token
+from ._transaction import RunTransaction, assert_owner
+from ._version import __version__
+from .client import Client, JobRef
+from .clock import monotonic
+from .config import SchedulerConfig
+from .errors import InvalidTypeError, SchedulerStateError
+from .events import StatusChange, Subscriber
+from .job import Job
+from .records import JobRecord, LogLine, NodeRecord, RunRecord
+from .schedule import Schedule
+from .states import Claim, Ended, JobState, Outcome
+
+__all__ = ["PassSummary", "Scheduler"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+SHUTDOWN_MARGIN = 0.8  # seconds beyond shutdown_timeout in which the last outcomes are written and loops are joined
+RELEASE_TIME = 0.6  # of them, for giving back what was stopped at the deadline
+
+
+@dataclass(frozen=True)
+class PassSummary:
+    """What one `run_pending()` did."""
+
+    claimed: int
+    completed: int
+    failed: int
+
+
+def _initialized(method: F) -> F:
+    """The verb needs `init()`, this process, and a scheduler that is not shut down."""
+
+    @functools.wraps(method)
+    def wrapped(self: Scheduler, *args: Any, **kwargs: Any) -> Any:
+        self._require_open(method.__name__)
+        return method(self, *args, **kwargs)
+
+    return cast(F, wrapped)
+
+
+class Scheduler:
+    """One node: it knows some jobs by name, runs those that are due, and speaks the verbs.
+
+    ::
+
+        with Scheduler(config) as scheduler:      # init() … shutdown()
+            scheduler.schedule(DailyReport())
+            scheduler.start()
+            scheduler.wait_for_signal()
+
+    Without `start()` it is a client: it schedules and asks, and runs nothing. All methods may be called from
+    any thread.
+    """
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        if not isinstance(config, SchedulerConfig):
+            raise InvalidTypeError("config", config, "must be a SchedulerConfig")
+        self.config = config
+        self.id = str(uuid.uuid4())
+        self._pid = os.getpid()
+        self._name = f"pgscheduler-{self.id[:8]}"
+        logger = config.logger if config.logger is not None else structlog.get_logger("pgscheduler")
+        self.log = logger.bind(node=self.id) if hasattr(logger, "bind") else logger
+        self._state: Literal["new", "ready", "started", "stopping", "stopped"] = "new"
+        self._state_lock = threading.RLock()
+        self._registry = Registry()
+        seconds = config.heartbeat_interval.total_seconds()
+        self._store = Store(
+            config.conninfo,
+            Names(config.schema, config.table_prefix),
+            application=f"pgscheduler/{self.id[:8]}",
+            pool=config.pool,
+            pool_size=config.pool_size,
+            prepared=config.prepared_statements,
+            connect_timeout=config.connect_timeout.total_seconds(),
+            # A dead network must be found well within a heartbeat.
+            tcp_user_timeout=min(max(seconds / 2, 1.0), 10.0),
+        )
+        self._client = Client(
+            self._store,
+            self._registry,
+            self.log,
+            name=self._name,
+            debounce=config.notification_debounce_interval.total_seconds(),
+            max_parameters_bytes=config.max_parameters_bytes,
+            remember_finished=config.failed_and_completed_one_time_job_interval.total_seconds(),
+        )
+        self._client.on_hint = self._on_hint
+        self._client.on_change = self._emit
+        self._ledger = Ledger(config.no_heartbeat_timeout.total_seconds(), seconds)
+        self._subscribers: list[Subscriber] = []
+        self._events: queue.SimpleQueue[StatusChange | None] = queue.SimpleQueue()
+        self._events_thread: threading.Thread | None = None
+        self._build()
+        _forkable.add(self)
+
+    def _build(self) -> None:
+        config = self.config
+        self._dispatcher = Dispatcher(
+            self._store,
+            self._ledger,
+            self.id,
+            self._registry.names,
+            config.max_concurrent_jobs,
+            config.job_check_interval.total_seconds(),
+            self.log,
+            self._on_lost,
+        )
+        services = Services(self.id, self.log, self._dispatcher.noted, self._open_transaction, self._assert_owner)
+        self._runner = Runner(self._registry, services, self.log, self._dispatcher.report)
+        self._processes = Processes(
+            Home(self.id, self._store.conninfo, config.schema, config.table_prefix, config.prepared_statements)
+        )
+        self._workers = Workers(config.max_concurrent_jobs, self._runner, self._processes, self._name)
+        self._dispatcher.workers = self._workers
+        self._heartbeat = Heartbeat(
+            self._store,
+            self._ledger,
+            config.heartbeat_interval.total_seconds(),
+            self._describe,
+            self._on_lost,
+            self._dispatcher.look,
+        )
+        self._maintenance = Maintenance(
+            self._store,
+            Settings(
+                config.no_heartbeat_timeout.total_seconds(),
+                config.orphaned_job_timeout.total_seconds(),
+                config.history_retention.total_seconds(),
+            ),
+            self.log,
+            lambda _: self._client._hint("due"),
+        )
+        self._listener: Listener | None = None
+        self._loops: dict[str, Loop] = {}
+
+    # --- life -------------------------------------------------------------------------------------------
+
+    def init(self) -> None:
+        """Open the database: check the schema, or create and upgrade it with `create_schema=True`.
+
+        Raises `SchemaError`, `DatabaseUnavailableError`, or `SchedulerStateError` the second time.
+        """
+        with self._state_lock:
+            self._require_process()
+            if self._state != "new":
+                raise SchedulerStateError("scheduler is already initialized" if self._state != "stopped" else "scheduler was shut down")
+            connection = self._store.connect()
+            try:
+                connection.prepare_threshold = None  # migrations hold many statements each
+                connection.execute("select set_config('search_path', 'pg_catalog', false), set_config('lock_timeout', '0', false)")
+                if self.config.create_schema:
+                    done = _migrate.migrate(connection, self._store.names)
+                    if done:
+                        self.log.info("schema migrated", migrations=done)
+                _migrate.check(connection, self._store.names)
+            finally:
+                connection.close()
+            self._store.open()
+            self._state = "ready"
+
+    def start(self) -> None:
+        """Start to run jobs. Raises `SchedulerStateError` before `init()`, twice, or after `shutdown()`."""
+        with self._state_lock:
+            self._require_open("start")
+            if self._state != "ready":
+                raise SchedulerStateError("scheduler is already started")
+            self._state = "started"
+            # The node is known before it claims anything: its timeout and names are then on record.
+            self._heartbeat.step()
+            if self.config.run_immediately:
+                self._dispatcher._look_at = 0.0
+            loop = functools.partial(Loop, log=self.log)
+            self._loops = {
+                "heartbeat": loop(f"{self._name}-heartbeat", self._heartbeat.step, on_exit=self._heartbeat.close),
+                "fence": loop(f"{self._name}-fence", Fence(self._ledger, self._on_lost).step),
+                "dispatcher": loop(f"{self._name}-dispatcher", self._dispatcher.step, on_exit=self._dispatcher.close),
+                "maintenance": loop(f"{self._name}-maintenance", self._maintenance.step),
+            }
+            self._dispatcher.wake_with(self._loops["dispatcher"].wake)
+            if self.config.listen:
+                self._listener = Listener(self._store, self._on_hint, self.log)
+                self._loops["listener"] = loop(f"{self._name}-listener", self._listener.step, on_exit=self._listener.close)
+                self._loops["listener"].start()
+                # LISTEN first, then the first look: what is committed between the two would else wait.
+                self._listener.ready.wait(2.0)
+            else:
+                self.log.info("notifications are off; jobs are found at their due times and every job_check_interval")
+            for name in ("heartbeat", "fence", "dispatcher", "maintenance"):
+                self._loops[name].start()
+            _at_exit.add(self)
+            self.log.info("scheduler started", slots=self.config.max_concurrent_jobs, names=len(self._registry))
+
+    def shutdown(self, timeout: timedelta | float | None = None) -> bool:
+        """Stop: claim nothing more, ask running jobs to stop, wait for them, record what ends in time.
+
+        `timeout` (default: the config's `shutdown_timeout`) bounds the wait; the call returns within a second
+        after it, whatever jobs do and wherever the database is. True: everything ended and is recorded.
+        False: some jobs went on, and are named in the log. Their heartbeats go on too, and their outcomes are
+        still written if this process lives long enough; at its exit they are given back. A second call, or
+        one before `start()`, does no harm.
+        """
+        seconds = self.config.shutdown_timeout.total_seconds()
+        if timeout is not None:
+            seconds = check.duration("timeout", timeout, zero=True).total_seconds()
+        with self._state_lock:
+            if self._pid != os.getpid():
+                return True  # the parent's loops do not exist here; its rows are not ours to touch
+            previous, self._state = self._state, "stopping"
+            if previous in ("stopping", "stopped"):
+                self._state = previous
+                return len(self._ledger) == 0
+            if previous != "started":
+                self._close_client()
+                self._state = "stopped"
+                return True
+        clean = self._stop_running(seconds)
+        self._stop_events()
+        self._state = "stopped"
+        return clean
+
+    def _stop_running(self, seconds: float) -> bool:
+        deadline = monotonic() + seconds
+        # 1. Nothing new, at once. 2. Tell every run. 3. Give back what no slot has begun.
+        self._dispatcher.claiming = False
+        self._loops["maintenance"].stop()
+        for claim in self._ledger.all():
+            claim.stop("shutdown")
+        self._dispatcher.release_unstarted()
+        # 4. Wait for runs and for their outcomes to be written; heartbeats go on meanwhile.
+        clean = self._drained(deadline)
+        if not clean:
+            # 5. The deadline: kill what can be killed, and give that back as well.
+            self._processes.cut()
+            for claim in self._ledger.all():
+                context = claim.context
+                if context is not None and context._on_stop is not None:
+                    context._on_stop("deadline")
+            clean = self._drained(deadline + RELEASE_TIME)
+        end = deadline + SHUTDOWN_MARGIN
+        self._workers.stop()
+        self._processes.close()
+        if clean:
+            self.log.info("all jobs completed gracefully")
+            self._stop_loops(end)
+        else:
+            names = sorted({c.name for c in self._ledger.all()})
+            self.log.error("shutdown timeout exceeded, some jobs may not have completed", jobs=names, count=len(self._ledger))
+            threading.Thread(target=self._drain_rest, name=f"{self._name}-drain", daemon=True).start()
+        return clean
+
+    def _drained(self, deadline: float) -> bool:
+        """Wait until no claim is held; False at the deadline."""
+        while len(self._ledger):
+            left = deadline - monotonic()
+            if left <= 0:
+                return False
+            self._ledger.changed.wait(min(left, 0.5))
+        return True
+
+    def _drain_rest(self) -> None:
+        """After a shutdown that some job outlived: beat and write until the last one is done."""
+        while len(self._ledger):
+            self._ledger.changed.wait(1.0)
+        self._stop_loops(monotonic() + 5.0)
+
+    def _stop_loops(self, deadline: float) -> None:
+        """Claims first, heartbeats last: nobody may think us dead while something is being written."""
+        for name in ("dispatcher", "maintenance", "listener", "fence", "heartbeat"):
+            loop = self._loops.get(name)
+            if loop is None:
+                continue
+            loop.stop()
+            if name == "listener" and self._listener is not None:
+                with contextlib.suppress(OSError):
+                    self._listener.interrupt()
+        for loop in self._loops.values():
+            if not loop.join(max(deadline - monotonic(), 0.05)):
+                self.log.warning("loop did not end in time (a hanging network?)", loop=loop.name)
+        with contextlib.suppress(Exception):
+            if monotonic() < deadline:
+                self._store.row("node_stop", {"id": self.id})
+        self._workers.join(max(deadline - monotonic(), 0.05))
+        self._close_client()
+        _at_exit.discard(self)
+
+    def _close_client(self) -> None:
+        self._client.notifier.close()
+        self._store.close()
+        self._registry.clear()
+
+    def abandon(self) -> int:
+        """Give back the jobs of runs that outlived `shutdown()`; returns how many.
+
+        Only for a process that is about to end in the same instant: their code still runs.
+        """
+        held = [c for c in self._ledger.all() if not c.lost]
+        if not held or self._pid != os.getpid():
+            return 0
+        try:
+            connection = self._store.connect()
+        except Exception:  # noqa: BLE001 - no database: the stalled scan of another node will find them
+            return 0
+        with connection:
+            moves = [states.interrupted(c, None, monotonic() - c.received, 0.0, reason="shutdown") for c in held]
+            for move in moves:
+                move.started = 0.0
+            with contextlib.suppress(psycopg.Error):
+                self._store.cycle(connection, self.id, [], moves, [], None, 0)
+                self._store.notify(connection, "due")
+                self._ledger.drop(held)
+                return len(held)
+        return 0
+
+    def wait_for_signal(self) -> bool:
+        """Block until SIGINT or SIGTERM, then `shutdown()`; a second signal ends the process at once.
+
+        Call it from the main thread. The previous handlers are restored. Returns what `shutdown()` did.
+        """
+        received: list[int] = []
+        read, write = os.pipe()
+
+        def handler(number: int, _frame: FrameType | None) -> None:
+            # No lock may be taken here: this runs between any two bytecodes of the main thread.
+            received.append(number)
+            if len(received) > 1:
+                os.write(2, b"pgscheduler: second signal, exiting now\n")
+                os._exit(130)
+            os.write(write, b"x")
+
+        previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            os.read(read, 1)
+            self.log.info("signal received, shutting down", signal=signal.Signals(received[0]).name)
+            return self.shutdown()
+        finally:
+            for number, old in previous.items():
+                signal.signal(number, old)
+            os.close(read)
+            os.close(write)
+
+    def __enter__(self) -> Scheduler:
+        self.init()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    # --- jobs -------------------------------------------------------------------------------------------
+
+    @_initialized
+    def register(self, job: type[Job] | Job) -> str:
+        """Make this node able to run a job; returns its name. A class is instantiated once, here.
+
+        May be called before and after `start()`. Raises `DuplicateJobError` if another class or instance has
+        the name.
+        """
+        name = self._registry.register(job)
+        if self._state == "started":
+            self._loops["heartbeat"].wake()  # the node's row says which names it knows
+            self._dispatcher.look()
+        return name
+
+    @_initialized
+    def schedule(self, job: Job, connection: Any = None) -> Any:
+        """Store a job and register its class; returns its `JobRecord`.
+
+        A recurring job is stored once per (name, key): again with an unchanged definition changes nothing, so
+        a redeploy postpones nothing; a changed one takes effect at once. A one-time job with a key replaces
+        the pending one of that key.
+
+        With `connection` (psycopg `Connection` or `AsyncConnection`, SQLAlchemy `Connection` or `Session` and
+        their async kin, Django's) the job is part of the caller's transaction. With an async one the answer
+        must be awaited.
+
+        It returned: stored. It raised: not stored. Except `ScheduleUnknownError`: try again with a key.
+        Raises `JobRunningError`, `JobKindError`, `DuplicateJobError`, `DatabaseUnavailableError`.
+        """
+        known = len(self._registry)
+        record = self._client.schedule(job, connection)
+        if self._state == "started" and len(self._registry) != known:
+            self._loops["heartbeat"].wake()
+        return record
+
+    @_initialized
+    def schedule_many(self, jobs: Iterable[Job], connection: psycopg.Connection[Any] | None = None) -> int:
+        """Store many jobs in one transaction, by COPY where they have no key; returns how many. All or none."""
+        return self._client.schedule_many(jobs, connection)
+
+    @_initialized
+    def enqueue(
+        self,
+        name: str,
+        parameters: Any = ...,
+        *,
+        key: str | None = None,
+        run_at: datetime | None = None,
+        delay: timedelta | None = None,
+        priority: int = 5,
+        connection: Any = None,
+        **policies: Any,
+    ) -> Any:
+        """Store a one-time job by name, from a process that need not have its class.
+
+        Without `policies` (retries, timeout, …) those of the class that runs it apply. See `schedule`.
+        """
+        return self._client.enqueue(
+            name, parameters, key=key, run_at=run_at, delay=delay, priority=priority, connection=connection, **policies
+        )
+
+    @_initialized
+    def trigger(self, job: JobRef) -> JobRecord:
+        """Make a job due now. A recurring one keeps its schedule; a paused one runs once."""
+        return self._client.trigger(job)
+
+    @_initialized
+    def cancel(self, job: JobRef) -> Literal["cancelled", "requested"]:
+        """Cancel: `"cancelled"` if the one-time job had not started, `"requested"` if it runs.
+
+        A running job is asked to stop and ends as cancelled, without retry; a recurring one comes back at its
+        next occurrence. Raises `JobNotFoundError`; `JobNotRunningError` if it has ended, or is a recurring
+        job between two runs (pause or delete that).
+        """
+        return self._client.cancel(job)
+
+    @_initialized
+    def pause(self, job: JobRef) -> JobRecord:
+        """Claim it no more until `resume`. A run in progress goes on to its end."""
+        return self._client.pause(job)
+
+    @_initialized
+    def resume(self, job: JobRef) -> JobRecord:
+        """Go on. A recurring job continues with its next occurrence from now."""
+        return self._client.resume(job)
+
+    @_initialized
+    def delete(self, job: JobRef) -> Literal["deleted", "requested"]:
+        """Remove a job for good; its history stays. A running one is asked to stop and goes when it has."""
+        return self._client.delete(job)
+
+    @_initialized
+    def reschedule(
+        self, job: JobRef, *, run_at: datetime | None = None, delay: timedelta | None = None, schedule: str | Schedule | None = None
+    ) -> JobRecord:
+        """Another time for a one-time job, another schedule for a recurring one. Not while it runs."""
+        return self._client.reschedule(job, run_at=run_at, delay=delay, schedule=schedule)
+
+    @_initialized
+    def retry(self, run: RunRecord | str) -> JobRecord:
+        """Run the job of a finished run again: as a new job with the same parameters if its own is gone."""
+        return self._client.retry(run)
+
+    @_initialized
+    def get_job(self, job: JobRef) -> JobRecord:
+        """One job, live or finished; `JobNotFoundError`.
+
+        `job` is an id, a `JobRecord`, a `(name, key)`, or the name of a recurring job.
+        """
+        return self._client.get_job(job)
+
+    @_initialized
+    def jobs(
+        self,
+        *,
+        name: str | None = None,
+        key: str | None = None,
+        state: JobState | str | None = None,
+        recurring: bool | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[JobRecord]:
+        """Live jobs, newest first. Finished one-time jobs are in `runs`."""
+        return self._client.jobs(name=name, key=key, state=state, recurring=recurring, limit=limit, offset=offset)
+
+    @_initialized
+    def runs(
+        self,
+        job: JobRef | None = None,
+        *,
+        name: str | None = None,
+        key: str | None = None,
+        outcome: Outcome | str | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> list[RunRecord]:
+        """History, newest first."""
+        text = None if outcome is None else str(Outcome(outcome))
+        return self._client.runs(job, name=name, key=key, outcome=text, since=since, limit=limit, offset=offset)
+
+    @_initialized
+    def logs(self, run: RunRecord | str) -> list[LogLine]:
+        """What a run said with `ctx.log`."""
+        return self._client.logs(run)
+
+    @_initialized
+    def nodes(self) -> list[NodeRecord]:
+        """All nodes that are remembered, living or gone, newest first."""
+        return self._client.nodes()
+
+    @_initialized
+    def stats(self) -> dict[str, Any]:
+        """Live jobs by name and state, and this node's own figures."""
+        return {**self._client.stats(), "node": self.node_stats()}
+
+    def node_stats(self) -> dict[str, Any]:
+        """This node's counters and the health of its loops; asks no database."""
+        now = monotonic()
+        return {
+            "id": self.id,
+            "state": self._state,
+            "held": len(self._ledger),
+            "fenced": self._ledger.fenced,
+            "unwritten": self._dispatcher.unwritten,
+            **self._dispatcher.counters,
+            "loops": {
+                name: {
+                    "alive": loop.alive,
+                    "failures": loop.failures,
+                    "last_success_seconds": None if loop.last_success is None else now - loop.last_success,
+                }
+                for name, loop in self._loops.items()
+            },
+        }
+
+    @_initialized
+    def wait(self, job: JobRef, timeout: timedelta | float | None = None) -> JobRecord:
+        """Wait until a one-time job has ended, on whichever node; `WaitTimeoutError` after `timeout`."""
+        return self._client.wait(job, timeout)
+
+    @_initialized
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Call `callback(StatusChange)` after each change that this process commits, in order, on a thread of
+        its own; returns a function that ends it. A callback that raises is logged."""
+        if not callable(callback):
+            raise InvalidTypeError("callback", callback, "must be callable")
+        with self._state_lock:
+            self._subscribers.append(callback)
+            self._dispatcher.on_moved = self._on_moved
+            if self._events_thread is None:
+                self._events_thread = threading.Thread(target=self._tell, name=f"{self._name}-events", daemon=True)
+                self._events_thread.start()
+
+        def unsubscribe() -> None:
+            with self._state_lock, contextlib.suppress(ValueError):
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    @_initialized
+    def run_pending(self, limit: int = 10) -> PassSummary:
+        """One pass in the caller's thread: claim up to `limit` due jobs, run them one after the other, record.
+
+        For tests, cron-like hosts and serverless functions, without `start()`. Stalled jobs are reset first.
+        Heartbeats are written meanwhile.
+        """
+        check.integer("limit", limit, 1, 10_000)
+        if self._state == "started":
+            raise SchedulerStateError("run_pending is for a scheduler that is not started; this one runs by itself")
+        from ._maintenance import CHORES
+
+        self._heartbeat.step()
+        beat = Loop(f"{self._name}-heartbeat", self._heartbeat.step, self.log)
+        fence = Loop(f"{self._name}-fence", Fence(self._ledger, self._on_lost).step, self.log)
+        beat.start()
+        fence.start()
+        connection = self._store.connect()
+        try:
+            self._maintenance.do(CHORES[0])
+            request = ClaimRequest(limit, self._registry.names(), {}, True)
+            claims: list[Claim] = []
+            if request.names:
+                claims = self._store.cycle(connection, self.id, [], [], [], request, new_token()).claims
+            self._ledger.hold(claims)
+            if self._dispatcher.on_moved is not None:
+                self._dispatcher.on_moved(claims, [], [])
+            completed = failed = 0
+            for claim in claims:
+                self._workers.execute(claim)
+                done, ended, notes = self._dispatcher.take_all()
+                answer = self._store.cycle(connection, self.id, done, ended, notes, None, 0)
+                self._dispatcher.settle(done, ended, answer)
+                completed += len(done) + sum(e.outcome is Outcome.COMPLETED for e in ended)
+                failed += sum(e.outcome in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STALLED) for e in ended)
+            return PassSummary(len(claims), completed, failed)
+        finally:
+            connection.close()
+            for loop in (beat, fence):
+                loop.stop()
+                loop.join(1.0)
+            self._heartbeat.close()
+
+    # --- inside -----------------------------------------------------------------------------------------
+
+    def _require_process(self) -> None:
+        if self._pid != os.getpid():
+            raise SchedulerStateError(
+                "this scheduler was made in another process: fork() copies neither its threads nor its connections. "
+                "Make a new Scheduler after the fork"
+            )
+
+    def _require_open(self, verb: str) -> None:
+        self._require_process()
+        if self._state == "new":
+            raise SchedulerStateError(f"scheduler was not initialized: call init() before {verb}()")
+        if self._state in ("stopping", "stopped"):
+            raise SchedulerStateError(f"scheduler was shut down: {verb}() cannot be called any more")
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "host": socket.gethostname()[:255],
+            "pid": self._pid,
+            "version": __version__,
+            "slots": self.config.max_concurrent_jobs,
+            "names": self._registry.names(),
+            "timeout": self.config.no_heartbeat_timeout.total_seconds(),
+        }
+
+    def _open_transaction(self, context: RunContext, result: Any) -> RunTransaction:
+        return RunTransaction(self._store, context, result)
+
+    def _assert_owner(self, context: RunContext, connection: Any) -> None:
+        assert_owner(self._store, context, connection)
+
+    def _on_hint(self, hint: str) -> None:
+        if self._state != "started":
+            return
+        if hint == "due":
+            self._dispatcher.look()
+        elif hint == "cancel":
+            self._heartbeat.everything = True
+            self._loops["heartbeat"].wake()
+
+    def _on_lost(self, claims: list[Claim]) -> None:
+        for claim in claims:
+            self.log.warning("claim lost", job=claim.name, key=claim.key, job_id=claim.id, attempt=claim.attempt)
+
+    # --- subscribers ------------------------------------------------------------------------------------
+
+    def _emit(self, change: StatusChange) -> None:
+        if self._subscribers:
+            self._events.put(change)
+
+    def _on_moved(self, claims: list[Claim], completed: list[Any], finished: list[Ended]) -> None:
+        def change(claim: Claim, old: JobState, new: JobState) -> None:
+            self._emit(StatusChange(claim.id, claim.name, claim.key, old, new))
+
+        # What ended comes first: a recurring job may be claimed again in the same commit.
+        for claim, _, _ in completed:
+            change(claim, JobState.RUNNING, JobState.COMPLETED)
+        for move in finished:
+            new = JobState.PENDING
+            if move.ends:
+                new = (move.outcome or Outcome.FAILED).job_state
+            change(move.claim, JobState.RUNNING, new)
+        for claim in claims:
+            change(claim, JobState.PENDING, JobState.RUNNING)
+
+    def _tell(self) -> None:
+        while (change := self._events.get()) is not None:
+            for subscriber in list(self._subscribers):
+                try:
+                    subscriber(change)
+                except Exception as error:  # noqa: BLE001 - the user's own code
+                    self.log.error("subscriber failed", error=f"{type(error).__name__}: {error}"[:500])
+
+    def _stop_events(self) -> None:
+        if self._events_thread is not None:
+            self._events.put(None)
+            self._events_thread.join(1.0)
+
+
+# A forked child has copies of our locks, held by threads that do not exist there, and of our sockets, on which
+# a single byte would break the parent's conversation. It gets a scheduler that refuses everything.
+_forkable: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+_at_exit: set[Scheduler] = set()
+
+
+def _after_fork() -> None:
+    for scheduler in list(_forkable):
+        scheduler._state_lock = threading.RLock()
+    _at_exit.clear()
+
+
+def _give_back_at_exit() -> None:
+    """The interpreter ends: what still runs on daemon threads ends with it, so its jobs go back."""
+    for scheduler in list(_at_exit):
+        scheduler._dispatcher.claiming = False
+        with contextlib.suppress(Exception):
+            scheduler.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_give_back_at_exit)

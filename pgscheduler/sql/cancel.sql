@@ -1,0 +1,23 @@
+-- Cancel: a one-time job that has not started ends here; a running one is asked to stop.
+with target as materialized (
+    select j.ctid, j.id, j.state, j.schedule
+    from {jobs} j
+    where j.id = coalesce(%(id)s::bigint, (select k.id from {jobs} k where k.name = %(name)s and k.key = %(key)s))
+    for update
+),
+ended as (
+    delete from {jobs} j
+    where j.ctid = any (array(select t.ctid from target t where t.state <> 'running' and t.schedule is null))
+    returning j.*
+),
+asked as (
+    update {jobs} j set cancel_requested = true
+    where j.ctid = any (array(select t.ctid from target t where t.state = 'running'))
+),
+recorded as (
+    insert into {runs} (job_id, scheduled_at, finished_at, attempt, outcome, name, key, parameters, options, reason)
+    select e.id, e.scheduled_at, {now}(), e.failures + e.stalls, 'cancelled', e.name, e.key, e.parameters, e.options,
+           %(reason)s
+    from ended e
+)
+select t.id, t.state, t.schedule is not null as recurring from target t

@@ -1,0 +1,51 @@
+-- Claim up to `slots` due jobs of the names this node knows: smallest priority first, then the longest due.
+-- Each priority is scanned from its mark (where the last claim ended), so that dead index entries before it
+-- cost nothing; with `everything`, from the start, over all priorities that a loose index scan finds.
+with recursive
+clock as materialized (select {now}() as now),
+found as (
+    select (select min(j.priority) from {jobs} j where j.state = 'pending') as priority
+    where %(everything)s::boolean
+    union all
+    select (select min(j.priority) from {jobs} j where j.state = 'pending' and j.priority > f.priority)
+    from found f
+    where f.priority is not null
+),
+levels as (
+    select f.priority, '-infinity'::timestamptz as since from found f where f.priority is not null
+    union all
+    select * from unnest(%(priorities)s::smallint[], %(marks)s::timestamptz[])
+    where not %(everything)s::boolean
+),
+due as materialized (
+    select picked.ctid
+    from (select * from levels order by priority) l
+    cross join lateral (
+        select j.ctid
+        from {jobs} j
+        where j.state = 'pending'
+          and j.priority = l.priority
+          and j.run_at >= l.since
+          and j.run_at <= (select now from clock)
+          and j.name = any (%(names)s::text[])
+        order by j.run_at, j.id
+        limit %(slots)s
+        for update skip locked
+    ) picked
+    limit %(slots)s
+),
+taken as (
+    -- By address, not by id: the rows are locked, so they stay where they are, and no plan can go wrong.
+    update {jobs} j
+    set state = 'running',
+        token = %(token)s,
+        node_id = %(node)s,
+        claimed_at = (select now from clock),
+        heartbeat_at = null
+    where j.ctid = any (array(select ctid from due))
+    returning j.*
+)
+select t.id, t.name, t.key, t.priority, t.run_at, t.scheduled_at, t.failures, t.stalls, t.schedule, t.options,
+       t.parameters::text, t.cancel_requested, t.completed_at is not null, t.claimed_at
+from taken t
+order by t.priority, t.run_at, t.id

@@ -1,0 +1,11 @@
+-- Store one one-time job without a key. No row comes back if the name belongs to a recurring job.
+insert into {jobs} (name, priority, run_at, scheduled_at, created_at, parameters, options)
+select %(name)s, %(priority)s, due.at, due.at, due.now, %(parameters)s::jsonb, %(options)s
+from (
+    select c.now, coalesce(%(run_at)s::timestamptz, c.now + %(delay)s::float8 * interval '1 second', c.now) as at
+    from (select {now}() as now) c
+) due
+where not exists (
+    select from {jobs} j where j.name = %(name)s and j.key is not null and j.schedule is not null
+)
+returning *, pg_current_xact_id()::text::bigint as transaction

@@ -1,0 +1,1 @@
+"""The tests, as a package, so that `tests.support` is found from every test and from every node script."""
