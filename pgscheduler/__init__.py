@@ -17,8 +17,8 @@ from .errors import (
     JobRunningError,
     PgSchedulerError,
     RunLostError,
-    ScheduleUnknownError,
     SchedulerStateError,
+    ScheduleUnknownError,
     SchemaError,
     WaitTimeoutError,
 )

@@ -39,7 +39,9 @@ def integer(field: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidTypeError(field, value, "must be an int")
     if value < low:
-        raise InvalidValueError(field, value, "must be non-negative (>= 0)" if low == 0 else f"must be >= {low}")
+        raise InvalidValueError(
+            field, value, "must be non-negative (>= 0)" if low == 0 else f"must be >= {low}"
+        )
     if value > high:
         raise InvalidValueError(field, value, f"must be <= {high}")
     return value
@@ -59,7 +61,9 @@ def duration(field: str, value: Any, *, zero: bool = False, maximum: timedelta =
         if not math.isfinite(value):
             raise InvalidValueError(field, value, "must be finite")
         if abs(value) > maximum.total_seconds():
-            raise InvalidValueError(field, value, f"must be <= {maximum.days} days" if value > 0 else "must be > 0")
+            raise InvalidValueError(
+                field, value, f"must be <= {maximum.days} days" if value > 0 else "must be > 0"
+            )
         length = timedelta(seconds=value)
     else:
         raise InvalidTypeError(field, value, "must be a timedelta or a number of seconds")
@@ -81,7 +85,7 @@ def instant(field: str, value: Any) -> datetime:
     try:
         moment = value.astimezone(UTC)
     except OverflowError:
-        moment = None  # type: ignore[assignment]
+        moment = None
     if moment is None or not EARLIEST <= moment <= LATEST:
         raise InvalidValueError(field, value, "must be between the years 1970 and 2200")
     return moment

@@ -148,7 +148,11 @@ class RunContext:
     @property
     def cancel_reason(self) -> str | None:
         """`cancelled`, `timeout`, `shutdown`, `lost`, or None while the run may go on."""
-        if self._reason is None and self._timeout is not None and monotonic() - self._started >= self._timeout:
+        if (
+            self._reason is None
+            and self._timeout is not None
+            and monotonic() - self._started >= self._timeout
+        ):
             self._stop("timeout")
         return self._reason
 
@@ -184,7 +188,9 @@ class RunContext:
         if isinstance(seconds, timedelta):
             seconds = seconds.total_seconds()
         end = monotonic() + seconds
-        while self.cancel_reason is None and (left := end - monotonic()) > 0:
+        # Stops come from other threads, so a short poll is simpler than a loop-bound event; an async job that is
+        # cancelled or timed out is interrupted here anyway.
+        while self.cancel_reason is None and (left := end - monotonic()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(left, 0.1))
         return self._reason is None
 
@@ -254,7 +260,14 @@ class RunContext:
         progress, self._progress = self._progress, None
         lines, self._lines = self._lines, None
         if lines and self._dropped:
-            lines.append({"at": lines[-1]["at"], "level": "warning", "event": f"{self._dropped} lines dropped", "fields": None})
+            lines.append(
+                {
+                    "at": lines[-1]["at"],
+                    "level": "warning",
+                    "event": f"{self._dropped} lines dropped",
+                    "fields": None,
+                }
+            )
             self._dropped = 0
         return progress, lines or []
 
@@ -291,7 +304,12 @@ class RunLog:
         fields = {**self._fields, **fields}
         stored = {k: v for k, v in fields.items() if k != "exc_info"}
         context._note(level, event, stored)
-        facts = {"job": context.name, "key": context.key, "attempt": context.attempt, "run_id": context.run_id}
+        facts = {
+            "job": context.name,
+            "key": context.key,
+            "attempt": context.attempt,
+            "run_id": context.run_id,
+        }
         try:
             getattr(context._services.log, level)(event, **{**facts, "node": context.node, **fields})
         except Exception:  # noqa: BLE001 - a logger that fails must not fail the job

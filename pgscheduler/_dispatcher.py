@@ -170,7 +170,9 @@ class Dispatcher:
                     continue  # its outcome carries what is left
                 progress, lines = context._take_notes()
                 if progress is not None or lines:
-                    notes.append({"id": claim.id, "token": claim.token, "progress": progress, "logs": lines or None})
+                    notes.append(
+                        {"id": claim.id, "token": claim.token, "progress": progress, "logs": lines or None}
+                    )
         return completed, finished, notes
 
     def _request(self, now: float, taken: int) -> ClaimRequest | None:
@@ -189,7 +191,11 @@ class Dispatcher:
         return ClaimRequest(free, names, self._marks, not self._marks or now >= self._full_at)
 
     def _cycle(
-        self, completed: list[Fast], finished: list[Ended], notes: list[dict[str, Any]], request: ClaimRequest | None
+        self,
+        completed: list[Fast],
+        finished: list[Ended],
+        notes: list[dict[str, Any]],
+        request: ClaimRequest | None,
     ) -> Cycle:
         token = new_token()
         try:
@@ -315,7 +321,9 @@ class Dispatcher:
                     self._finished.append(outcome)
                     break
                 except (psycopg.DataError, psycopg.ProgrammingError, psycopg.InternalError) as error:
-                    self._log.error("outcome refused by the server", job=outcome.claim.name, error=str(error)[:300])
+                    self._log.error(
+                        "outcome refused by the server", job=outcome.claim.name, error=str(error)[:300]
+                    )
                     continue
                 self._settle([], [attempt], answer, monotonic())
                 break

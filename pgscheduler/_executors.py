@@ -180,7 +180,9 @@ class Workers:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
                 self._loop = loop
-                threading.Thread(target=_run_loop, args=(loop,), name=f"{self._name}-asyncio", daemon=True).start()
+                threading.Thread(
+                    target=_run_loop, args=(loop,), name=f"{self._name}-asyncio", daemon=True
+                ).start()
             return self._loop
 
 

@@ -21,7 +21,10 @@ Row = Mapping[str, Any]
 
 def is_async(connection: Any) -> bool:
     """Does a statement on it have to be awaited?"""
-    return isinstance(connection, psycopg.AsyncConnection) or type(connection).__name__ in ("AsyncSession", "AsyncConnection")
+    return isinstance(connection, psycopg.AsyncConnection) or type(connection).__name__ in (
+        "AsyncSession",
+        "AsyncConnection",
+    )
 
 
 def execute(connection: Any, statement: str, parameters: Mapping[str, Any]) -> Row | None:
@@ -32,15 +35,16 @@ def execute(connection: Any, statement: str, parameters: Mapping[str, Any]) -> R
             return cursor.execute(statement, parameters).fetchone()
     connection = _sqlalchemy_connection(connection)
     if hasattr(connection, "exec_driver_sql"):
-        found = connection.exec_driver_sql(statement, dict(parameters)).mappings().first()
-        return found  # type: ignore[no-any-return]
+        return connection.exec_driver_sql(statement, dict(parameters)).mappings().first()  # type: ignore[no-any-return]
     if hasattr(connection, "cursor") and getattr(connection, "vendor", None) == "postgresql":  # Django
         with connection.cursor() as cursor:
             cursor.execute(statement, dict(parameters))
             row = cursor.fetchone()
             return None if row is None else dict(zip((c[0] for c in cursor.description), row, strict=True))
     raise InvalidTypeError(
-        "connection", connection, "must be a psycopg Connection or AsyncConnection, a SQLAlchemy Connection or Session, or Django's"
+        "connection",
+        connection,
+        "must be a psycopg Connection or AsyncConnection, a SQLAlchemy Connection or Session, or Django's",
     )
 
 
@@ -65,8 +69,10 @@ def _usable(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) 
 
 def _sqlalchemy_connection(connection: Any) -> Any:
     """A Session's or scoped_session's Connection; anything else as it is."""
-    if not hasattr(connection, "exec_driver_sql") and callable(getattr(connection, "connection", None)) and hasattr(connection, "execute"):
+    if (
+        not hasattr(connection, "exec_driver_sql")
+        and callable(getattr(connection, "connection", None))
+        and hasattr(connection, "execute")
+    ):
         return connection.connection()
     return connection
-
-

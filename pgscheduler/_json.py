@@ -19,6 +19,9 @@ MAX_DEPTH = 100  # levels; jsonb's own limit is stack-dependent (about 6,000)
 MAX_TEXT = 8192  # characters of an error, a reason or a log line that are kept
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 def load_json(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
@@ -26,7 +29,7 @@ def load_json(text: str | None) -> Any:
 def dump_json(field: str, value: Any, limit: int) -> str:
     """`value` as JSON text of at most `limit` bytes; InvalidTypeError or InvalidValueError names the place."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _encode(value)
         size = len(text.encode())
         # Reading it back costs less than walking it in Python, and tells whether anything was changed.
         faithful = json.loads(text) == value and "\\u0000" not in text
@@ -34,27 +37,35 @@ def dump_json(field: str, value: Any, limit: int) -> str:
         faithful, size, text = False, 0, ""
     if not faithful:
         _explain(field, value, "$", 0, set())
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _encode(value)
         size = len(text.encode())
     if size > limit:
-        raise InvalidValueError(field, f"{size} bytes", f"must have a size of at most {limit} bytes (the limit)")
+        raise InvalidValueError(
+            field, f"{size} bytes", f"must have a size of at most {limit} bytes (the limit)"
+        )
     return text
 
 
 def _explain(field: str, value: Any, path: str, depth: int, above: set[int]) -> None:
     """Find the first place that JSON, or jsonb, cannot hold, and raise. Returns if there is none."""
     if depth > MAX_DEPTH:
-        raise InvalidValueError(field, f"{path[:60]}…", f"must not be circular or deeper than {MAX_DEPTH} levels")
+        raise InvalidValueError(
+            field, f"{path[:60]}…", f"must not be circular or deeper than {MAX_DEPTH} levels"
+        )
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, str):
         _explain_text(field, value, path)
     elif isinstance(value, int):
         if value.bit_length() > 4096:
-            raise InvalidValueError(field, f"{path}: {value.bit_length()} bits", "must hold each integer in a range of 4096 bits")
+            raise InvalidValueError(
+                field, f"{path}: {value.bit_length()} bits", "must hold each integer in a range of 4096 bits"
+            )
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise InvalidValueError(field, f"{path}: {value}", "must not hold NaN or infinity (numbers are finite)")
+            raise InvalidValueError(
+                field, f"{path}: {value}", "must not hold NaN or infinity (numbers are finite)"
+            )
     elif isinstance(value, list | dict):
         if id(value) in above:
             raise InvalidValueError(field, path, "must not be circular or too deep")
@@ -72,7 +83,9 @@ def _explain(field: str, value: Any, path: str, depth: int, above: set[int]) -> 
         above.discard(id(value))
     else:
         raise InvalidTypeError(
-            field, value, f"is not JSON: path {path} holds a value that is not dict, list, str, int, float, bool or None"
+            field,
+            value,
+            f"is not JSON: path {path} holds a value that is not dict, list, str, int, float, bool or None",
         )
 
 
@@ -82,7 +95,9 @@ def _explain_text(field: str, text: str, path: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidValueError(field, path, "must not hold a lone surrogate (it is not unicode text)") from None
+        raise InvalidValueError(
+            field, path, "must not hold a lone surrogate (it is not unicode text)"
+        ) from None
 
 
 def clean_text(value: object, limit: int = MAX_TEXT) -> str:

@@ -47,7 +47,9 @@ class Listener:
                 self._hear(connection)
             elif self._probed_at is not None and monotonic() - self._probed_at > PROBE_PATIENCE:
                 self._probed_at, self.hears = None, False
-                self._log.warning("notifications do not arrive (a pooler in transaction mode?); polling instead")
+                self._log.warning(
+                    "notifications do not arrive (a pooler in transaction mode?); polling instead"
+                )
         except BaseException:
             self.close_connection()
             raise
@@ -72,7 +74,9 @@ class Listener:
         self._connection = connection
         # Notifications that arrive during a statement come to the handler, the others to `_hear`.
         connection.add_notify_handler(lambda notice: self._heard.add(notice.payload))
-        connection.execute(f"listen {self._store.names.channel}")  # our own digest: letters, digits, underscore
+        connection.execute(
+            f"listen {self._store.names.channel}"
+        )  # our own digest: letters, digits, underscore
         self._store.notify(connection, "probe")
         self._probed_at = monotonic()
         if self._connected_before:
@@ -85,7 +89,11 @@ class Listener:
         return connection
 
     def _patience(self) -> float | None:
-        return None if self._probed_at is None else max(self._probed_at + PROBE_PATIENCE - monotonic(), 0.0) + 0.05
+        return (
+            None
+            if self._probed_at is None
+            else max(self._probed_at + PROBE_PATIENCE - monotonic(), 0.0) + 0.05
+        )
 
     def _hear(self, connection: psycopg.Connection[Any]) -> None:
         raw = connection.pgconn

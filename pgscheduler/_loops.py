@@ -6,6 +6,7 @@ A step that raises is logged and tried again with full-jitter backoff; no loop e
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable
@@ -33,10 +34,8 @@ class Waker:
 
     def wake(self) -> None:
         """Let the waiting thread go on; from any thread, any number of times."""
-        try:
+        with contextlib.suppress(RuntimeError):  # it is already awake
             self._lock.release()
-        except RuntimeError:
-            pass  # it is already awake
 
     def wait(self, seconds: float | None) -> bool:
         """Wait to be woken, `seconds` at most; True if woken. The flag is lowered."""

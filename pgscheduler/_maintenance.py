@@ -45,13 +45,17 @@ class Chore:
 
 def reset_stalled(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
     """Jobs whose node is silent are due again."""
-    return connection.execute(store.sql["stalled"], {"timeout": settings.no_heartbeat_timeout, "batch": BATCH}).fetchall()
+    return connection.execute(
+        store.sql["stalled"], {"timeout": settings.no_heartbeat_timeout, "batch": BATCH}
+    ).fetchall()
 
 
 def retire_orphans(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
     """Jobs whose name nobody knows become records; nodes that nobody can wait for any more are forgotten."""
     connection.execute(store.sql["old_nodes"], {"timeout": settings.orphaned_job_timeout + 86400})
-    return connection.execute(store.sql["orphans"], {"timeout": settings.orphaned_job_timeout, "batch": BATCH}).fetchall()
+    return connection.execute(
+        store.sql["orphans"], {"timeout": settings.orphaned_job_timeout, "batch": BATCH}
+    ).fetchall()
 
 
 def keep_partitions(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
@@ -67,14 +71,16 @@ CHORES = (
     # A fifth of the timeout, so that a death is found within a quarter of it even when a round is missed a little.
     Chore("stalled", lambda s: s.no_heartbeat_timeout / 5, 1, reset_stalled),
     Chore("orphans", lambda s: min(s.orphaned_job_timeout / 4, 3600.0), 2, retire_orphans),
-    Chore("partitions", lambda s: 3600.0, 3, keep_partitions),
+    Chore("partitions", lambda _: 3600.0, 3, keep_partitions),
 )
 
 
 class Maintenance:
     """The step of the maintenance loop: do what is due, return the seconds until the next chore."""
 
-    def __init__(self, store: Store, settings: Settings, log: Any, on_reset: Callable[[list[Any]], None]) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, log: Any, on_reset: Callable[[list[Any]], None]
+    ) -> None:
         self._store = store
         self._settings = settings
         self._log = log
@@ -144,7 +150,9 @@ def _drop_old(connection: psycopg.Connection[Any], store: Store, today: date, re
     for parent, column in (("runs", "finished_at"), ("run_logs", "at")):
         connection.execute(
             sql.SQL("delete from {} where {} < {}").format(
-                store.names.identifier(f"{parent}_default"), sql.Identifier(column), sql.Literal(_midnight(oldest))
+                store.names.identifier(f"{parent}_default"),
+                sql.Identifier(column),
+                sql.Literal(_midnight(oldest)),
             )
         )
     return dropped
@@ -154,7 +162,9 @@ def _partitions(connection: psycopg.Connection[Any], store: Store) -> set[str]:
     """The daily partitions that exist, without the prefix."""
     prefix = store.names.prefix
     parents = [prefix + parent for parent in PARTITIONED]
-    rows = connection.execute(store.sql["partitions"], {"schema": store.names.schema, "parents": parents}).fetchall()
+    rows = connection.execute(
+        store.sql["partitions"], {"schema": store.names.schema, "parents": parents}
+    ).fetchall()
     return {child.removeprefix(prefix) for _, child, is_default in rows if not is_default}
 
 

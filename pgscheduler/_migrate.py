@@ -42,7 +42,11 @@ def migrate(connection: Connection[TupleRow], names: Names) -> int:
             f"permission denied while creating the tables ({error}); grant CREATE, or set create_schema=False and let "
             "a DBA apply `pgscheduler migrate --print`"
         ) from error
-    except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject, psycopg.errors.DuplicateFunction) as error:
+    except (
+        psycopg.errors.DuplicateTable,
+        psycopg.errors.DuplicateObject,
+        psycopg.errors.DuplicateFunction,
+    ) as error:
         raise SchemaError(f"the schema holds an object of the same name that is not ours: {error}") from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
         raise SchemaError(f"the server is read-only (a standby?): {error}") from error
@@ -73,7 +77,10 @@ def script(names: Names, current: int = 0) -> str:
     """The migrations after `current` as one SQL script, for a DBA."""
     parts = ["begin;", f"select pg_advisory_xact_lock({names.lock_key(LOCK_MIGRATION)});"]
     if current == 0:
-        parts += [f"create schema if not exists {sql.Identifier(names.schema).as_string(None)};", names.render(_BOOKKEEPING)]
+        parts += [
+            f"create schema if not exists {sql.Identifier(names.schema).as_string(None)};",
+            names.render(_BOOKKEEPING),
+        ]
     for number, label, text in migrations():
         if number > current:
             record = sql.SQL(_RECORD_LITERAL).format(
@@ -90,7 +97,9 @@ def _latest() -> int:
 def _current(connection: Connection[TupleRow], names: Names) -> int | None:
     """The schema's version; None when there is none."""
     table = names.table("migrations")
-    found = connection.execute("select relkind::text from pg_class where oid = to_regclass(%s)", [table]).fetchone()
+    found = connection.execute(
+        "select relkind::text from pg_class where oid = to_regclass(%s)", [table]
+    ).fetchone()
     if found is None:
         return None
     if found[0] not in ("r", "p"):
@@ -110,7 +119,9 @@ def _refuse_newer(current: int | None, names: Names) -> None:
 def _check_server(connection: Connection[TupleRow]) -> None:
     version = connection.info.server_version
     if version < MINIMUM_SERVER:
-        raise SchemaError(f"PostgreSQL version {version // 10000} is too old: pgscheduler requires 14 or newer")
+        raise SchemaError(
+            f"PostgreSQL version {version // 10000} is too old: pgscheduler requires 14 or newer"
+        )
 
 
 def _create_schema(connection: Connection[TupleRow], names: Names) -> None:

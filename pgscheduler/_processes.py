@@ -58,7 +58,9 @@ class _Child:
         self._pipe, theirs = context.Pipe()
         self._lock = threading.Lock()
         # daemon: multiprocessing then ends it at exit instead of waiting for it.
-        self.process: BaseProcess = context.Process(target=_child_main, args=(theirs, home), daemon=True, name="pgscheduler-job")
+        self.process: BaseProcess = context.Process(
+            target=_child_main, args=(theirs, home), daemon=True, name="pgscheduler-job"
+        )
         self.process.start()
         theirs.close()
 
@@ -105,7 +107,7 @@ class Processes:
     def run(self, plan: Plan, context: RunContext) -> Verdict:
         """Run the hooks in a child and wait; kill it when it is told to stop and does not."""
         try:
-            order = pickle.dumps((_Order.of(plan, context)))
+            order = pickle.dumps(_Order.of(plan, context))
         except Exception as error:  # noqa: BLE001 - whatever a user's object raises when pickled
             return Verdict(error=TypeError(f"a process job must be importable and picklable: {error}"))
         child = self._take()
@@ -193,15 +195,22 @@ def _note(context: RunContext, progress: Any, lines: list[dict[str, Any]]) -> No
         context._lines = [*(context._lines or []), *lines]
         for line in lines:
             with contextlib.suppress(Exception):
-                facts = {"job": context.name, "key": context.key, "attempt": context.attempt, "run_id": context.run_id}
-                getattr(context._services.log, line["level"])(line["event"], **{**facts, **(line["fields"] or {})})
+                facts = {
+                    "job": context.name,
+                    "key": context.key,
+                    "attempt": context.attempt,
+                    "run_id": context.run_id,
+                }
+                getattr(context._services.log, line["level"])(
+                    line["event"], **{**facts, **(line["fields"] or {})}
+                )
     context._services.noted(context)
 
 
 def _decode(value: str | None, said: Any, text: str | None, stopped: str | None) -> Verdict:
     if said is not None:
         name, after, reason = said
-        made: Signal = SIGNALS[name](after, reason) if name in ("Retry", "Snooze") else SIGNALS[name](reason)  # type: ignore[call-arg,arg-type]
+        made: Signal = SIGNALS[name](after, reason) if name in ("Retry", "Snooze") else SIGNALS[name](reason)  # type: ignore[call-arg]
         return Verdict(error=made)
     if stopped is not None:
         return Verdict(error=JobCancelled(stopped))
@@ -228,7 +237,14 @@ class _Order:
     def of(cls, plan: Plan, context: RunContext) -> _Order:
         claim = plan.claim
         row = {name: getattr(claim, name) for name in _ROW}
-        return cls(plan.entry.make(), row, claim.token, context._timeout, plan.occurrence, monotonic() - claim.received)
+        return cls(
+            plan.entry.make(),
+            row,
+            claim.token,
+            context._timeout,
+            plan.occurrence,
+            monotonic() - claim.received,
+        )
 
 
 _ROW = (
@@ -286,7 +302,16 @@ class _ChildSide:
         try:
             order: _Order = pickle.loads(order_bytes)  # noqa: S301 - from our own parent, over a private pipe
         except BaseException as error:  # noqa: BLE001
-            self._send(("verdict", None, None, f"the job could not be loaded in its process: {error_text(error)}", None, False))
+            self._send(
+                (
+                    "verdict",
+                    None,
+                    None,
+                    f"the job could not be loaded in its process: {error_text(error)}",
+                    None,
+                    False,
+                )
+            )
             return
         now = monotonic()
         claim = Claim(tuple(order.facts[name] for name in _ROW), order.token, 0.0, now - order.elapsed)
@@ -296,10 +321,7 @@ class _ChildSide:
         if self._early_stop is not None:
             context._stop(self._early_stop)
         entry = Registered(claim.name, order.job)
-        if entry.is_async:
-            verdict = asyncio.run(_async(entry, context))
-        else:
-            verdict = call_hooks(entry, context)
+        verdict = asyncio.run(_async(entry, context)) if entry.is_async else call_hooks(entry, context)
         self._context = None
         self._noted(context)
         self._send(("verdict", *_encode(verdict), context._completed))
@@ -346,7 +368,13 @@ def _quietly(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Verdict]) -> No
 
 def _encode(verdict: Verdict) -> tuple[str | None, Any, str | None, str | None]:
     """(value as JSON, signal, error text, why it stopped), all plain."""
-    said = verdict.error if isinstance(verdict.error, Signal) else verdict.value if isinstance(verdict.value, Signal) else None
+    said = (
+        verdict.error
+        if isinstance(verdict.error, Signal)
+        else verdict.value
+        if isinstance(verdict.value, Signal)
+        else None
+    )
     if said is not None:
         return None, (type(said).__name__, getattr(said, "after", None), clean_text(said.reason)), None, None
     if isinstance(verdict.error, JobCancelled | asyncio.CancelledError):

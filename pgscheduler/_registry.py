@@ -20,7 +20,18 @@ __all__ = ["Registered", "Registry", "validate_parameters"]
 class Registered:
     """One name: the instance that every run copies, and what the hot path would else look up each time."""
 
-    __slots__ = ("backoff", "config", "has_init", "has_shutdown", "is_async", "make", "name", "policy", "schedule", "typed")
+    __slots__ = (
+        "backoff",
+        "config",
+        "has_init",
+        "has_shutdown",
+        "is_async",
+        "make",
+        "name",
+        "policy",
+        "schedule",
+        "typed",
+    )
 
     def __init__(self, name: str, job: Job) -> None:
         kind = type(job)
@@ -47,7 +58,8 @@ def _maker(job: Job) -> Callable[[], Job]:
         not hasattr(kind, "__copy__")
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__reduce__ is object.__reduce__
-        and not hasattr(kind, "__getstate__") | (getattr(kind, "__getstate__", None) is not getattr(object, "__getstate__", None))
+        and not hasattr(kind, "__getstate__")
+        | (getattr(kind, "__getstate__", None) is not getattr(object, "__getstate__", None))
         and not any("__slots__" in base.__dict__ for base in kind.__mro__[:-1] if base is not Job)
     )
     if not plain:
@@ -71,6 +83,7 @@ class Registry:
         self._by_key: dict[tuple[str, str], Registered] = {}  # recurring instances scheduled under a key
         self._sources: dict[str, type[Job] | Job] = {}
         self._classes: dict[str, type[Job]] = {}
+        self._implicit: set[str] = set()  # names that schedule() registered on its own
         self._kinds: dict[str, bool] = {}  # name -> is it recurring?
         self._scheduled: dict[tuple[str, str], Job] = {}
 
@@ -97,7 +110,9 @@ class Registry:
         known = self._sources.get(name)
         if known is source:
             return name
-        if known is not None:
+        if name in self._implicit and self._classes[name] is type(job):
+            self._implicit.discard(name)  # said outright now, and this instance is the one to copy
+        elif known is not None:
             raise DuplicateJobError(f"job {name!r} is already registered", name)
         self._add(name, job, source)
         return name
@@ -107,10 +122,14 @@ class Registry:
         name, recurring = job.name, job.config.schedule is not None
         known = self._classes.get(name)
         if known is not None and known is not type(job):
-            raise DuplicateJobError(f"job implementation does not match registered job: {name!r} is {known.__qualname__}", name)
+            raise DuplicateJobError(
+                f"job implementation does not match registered job: {name!r} is {known.__qualname__}", name
+            )
         if self._kinds.get(name, recurring) != recurring:
             was, now = ("recurring", "one-time") if self._kinds[name] else ("one-time", "recurring")
-            raise JobKindError(f"job {name!r} was scheduled as {was} in this process; it cannot be {now} too", name)
+            raise JobKindError(
+                f"job {name!r} was scheduled as {was} in this process; it cannot be {now} too", name
+            )
         if recurring:
             key = job.config.key or name
             if self._scheduled.get((name, key), job) is not job:
@@ -123,6 +142,7 @@ class Registry:
         self._kinds[name] = recurring
         if name not in self._by_name:
             self._add(name, job, job)
+            self._implicit.add(name)
         if recurring:
             key = job.config.key or name
             self._scheduled[(name, key)] = job
@@ -135,8 +155,16 @@ class Registry:
             self._by_key.pop((name, key), None)
 
     def clear(self) -> None:
-        for table in (self._by_name, self._by_key, self._sources, self._classes, self._kinds, self._scheduled):
+        for table in (
+            self._by_name,
+            self._by_key,
+            self._sources,
+            self._classes,
+            self._kinds,
+            self._scheduled,
+        ):
             table.clear()
+        self._implicit.clear()
 
     def _add(self, name: str, job: Job, source: type[Job] | Job) -> None:
         self._by_name[name] = Registered(name, job)
@@ -182,7 +210,9 @@ def validate_parameters(schema: Any, parameters: Any) -> Any:
                 raise TypeError(f"a JSON object is needed, not {type(parameters).__name__}")
             return schema(**parameters)
         except Exception as error:
-            raise InvalidValueError("parameters", parameters, f"do not fit {schema.__qualname__}: {str(error)[:300]}") from error
+            raise InvalidValueError(
+                "parameters", parameters, f"do not fit {schema.__qualname__}: {str(error)[:300]}"
+            ) from error
     try:
         import jsonschema
     except ImportError as error:
@@ -192,7 +222,13 @@ def validate_parameters(schema: Any, parameters: Any) -> Any:
     try:
         jsonschema.validate(parameters, schema)
     except jsonschema.SchemaError as error:
-        raise InvalidValueError("parameters_schema", json.dumps(dict(schema), default=repr), f"is no JSON Schema: {error.message[:300]}") from error
+        raise InvalidValueError(
+            "parameters_schema",
+            json.dumps(dict(schema), default=repr),
+            f"is no JSON Schema: {error.message[:300]}",
+        ) from error
     except jsonschema.ValidationError as error:
-        raise InvalidValueError("parameters", error.json_path, f"do not fit their schema: {error.message[:300]}") from error
+        raise InvalidValueError(
+            "parameters", error.json_path, f"do not fit their schema: {error.message[:300]}"
+        ) from error
     return parameters

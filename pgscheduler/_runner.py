@@ -65,7 +65,9 @@ class Verdict:
 class Runner:
     """Runs claims on the thread that calls it; async and process runs are driven by the executors."""
 
-    def __init__(self, registry: Registry, services: Services, log: Any, report: Callable[[Claim, Any], None]) -> None:
+    def __init__(
+        self, registry: Registry, services: Services, log: Any, report: Callable[[Claim, Any], None]
+    ) -> None:
         self._registry = registry
         self._services = services
         self._log = log
@@ -86,9 +88,13 @@ class Runner:
             plan = Plan(claim, entry, policy, schedule)
             settled = _prepare(plan)
         except Exception as error:  # noqa: BLE001 - a malformed row must not stop the others
-            settled = states.ended(claim, Outcome.FAILED, None, 0.0, reason="the job's row is malformed", error=clean_text(error))
+            settled = states.ended(
+                claim, Outcome.FAILED, None, 0.0, reason="the job's row is malformed", error=clean_text(error)
+            )
             if claim.schedule is not None:
-                settled = states.failed_again(claim, Outcome.FAILED, None, 0.0, UNKNOWN_SCHEDULE_DELAY, error=clean_text(error))
+                settled = states.failed_again(
+                    claim, Outcome.FAILED, None, 0.0, UNKNOWN_SCHEDULE_DELAY, error=clean_text(error)
+                )
         if settled is not None:
             self.report(claim, settled)
             return None
@@ -120,7 +126,9 @@ class Runner:
         claim.context = None
         self._log.error("run broke outside its hooks", job=claim.name, key=claim.key, error=error_text(error))
         at = monotonic() - claim.received
-        outcome = states.failed_again(claim, Outcome.FAILED, None, at, UNKNOWN_SCHEDULE_DELAY, error=error_text(error))
+        outcome = states.failed_again(
+            claim, Outcome.FAILED, None, at, UNKNOWN_SCHEDULE_DELAY, error=error_text(error)
+        )
         self.report(claim, outcome)
 
     def finish(self, plan: Plan, context: RunContext, verdict: Verdict) -> None:
@@ -214,13 +222,21 @@ def _prepare(plan: Plan) -> Ended | None:
     if claim.cancel_requested:
         return _final(plan, Outcome.CANCELLED, None, 0.0, reason="cancelled")
     if claim.stalls >= policy.max_stalls:
-        return _final(plan, Outcome.FAILED, None, 0.0, reason=f"stalled {claim.stalls} times: its node or process died during the run")
+        return _final(
+            plan,
+            Outcome.FAILED,
+            None,
+            0.0,
+            reason=f"stalled {claim.stalls} times: its node or process died during the run",
+        )
     if plan.schedule is not None:
         return _misfire(plan)
     if claim.schedule is not None:
         text = "this node does not know the job's schedule class"
         return states.interrupted(claim, None, 0.0, UNKNOWN_SCHEDULE_DELAY, reason=text)
-    if policy.expires_in is not None and claim.claimed_at > claim.scheduled_at + timedelta(seconds=policy.expires_in):
+    if policy.expires_in is not None and claim.claimed_at > claim.scheduled_at + timedelta(
+        seconds=policy.expires_in
+    ):
         return states.ended(claim, Outcome.FAILED, None, 0.0, reason="expired", error="Expired")
     return None
 
@@ -244,7 +260,9 @@ def _misfire(plan: Plan) -> Ended | None:
             plan.occurrence = found.recent[0] if found.recent else found.latest
             plan.skipped = _skipped([], found.earlier, plan.occurrence, "misfire: more than catchup")
         return None
-    plan.skipped = _skipped(list(found.recent), found.earlier, found.recent[0] if found.recent else found.latest, "misfire")
+    plan.skipped = _skipped(
+        list(found.recent), found.earlier, found.recent[0] if found.recent else found.latest, "misfire"
+    )
     if policy.misfire == "skip" and now - found.latest > policy.misfire_grace:
         return _skip_all(plan, plan.skipped + _skipped([found.latest], None, None, "misfire"))
     plan.occurrence = found.latest
@@ -263,11 +281,17 @@ def _skip_all(plan: Plan, skipped: list[dict[str, Any]]) -> Ended:
     return move
 
 
-def _skipped(each: list[datetime], earlier: datetime | None, before: datetime | None, reason: str) -> list[dict[str, Any]]:
+def _skipped(
+    each: list[datetime], earlier: datetime | None, before: datetime | None, reason: str
+) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     if earlier is not None and before is not None:
         lines.append(
-            {"scheduled_at": earlier.isoformat(), "reason": reason, "result": {"from": earlier.isoformat(), "before": before.isoformat()}}
+            {
+                "scheduled_at": earlier.isoformat(),
+                "reason": reason,
+                "result": {"from": earlier.isoformat(), "before": before.isoformat()},
+            }
         )
     lines += [{"scheduled_at": at.isoformat(), "reason": reason} for at in each]
     return lines
@@ -285,14 +309,26 @@ def jitter_of(job_id: int, occurrence: datetime, jitter: float) -> timedelta:
 
 
 def decide(
-    plan: Plan, reason: str | None, completed: bool, verdict: Verdict, started: float | None, at: float, log: Any = None
+    plan: Plan,
+    reason: str | None,
+    completed: bool,
+    verdict: Verdict,
+    started: float | None,
+    at: float,
+    log: Any = None,
 ) -> Ended:
     """The outcome of a run. Pure but for the backoff's random part.
 
     `reason` is why the run was asked to stop, if it was; `completed` that its transaction has committed.
     """
     claim = plan.claim
-    said = verdict.error if isinstance(verdict.error, Signal) else verdict.value if isinstance(verdict.value, Signal) else None
+    said = (
+        verdict.error
+        if isinstance(verdict.error, Signal)
+        else verdict.value
+        if isinstance(verdict.value, Signal)
+        else None
+    )
     error = None if verdict.error is None or isinstance(verdict.error, Signal) else verdict.error
     facts: dict[str, Any] = {} if error is None else {"error": error_text(error)}
     stopped = isinstance(error, JobCancelled | asyncio.CancelledError)
@@ -308,25 +344,58 @@ def decide(
     if reason == "cancelled":
         return _final(plan, Outcome.CANCELLED, started, at, reason="cancelled", **facts)
     if reason == "timeout":
-        return _failure(plan, Outcome.TIMED_OUT, error or TimeoutError("timeout"), None, started, at, reason="timeout", **facts)
+        return _failure(
+            plan,
+            Outcome.TIMED_OUT,
+            error or TimeoutError("timeout"),
+            None,
+            started,
+            at,
+            reason="timeout",
+            **facts,
+        )
     if reason in ("shutdown", "lost") and stopped:
         return states.interrupted(claim, started, at, 0.0, reason=reason)
     if isinstance(said, Snooze):
-        return states.interrupted(claim, started, at, said.after.total_seconds(), reason=clean_text(said.reason), scheduled_at=plan.occurrence)
+        return states.interrupted(
+            claim,
+            started,
+            at,
+            said.after.total_seconds(),
+            reason=clean_text(said.reason),
+            scheduled_at=plan.occurrence,
+        )
     if isinstance(said, Cancel) or stopped:
         text = clean_text(said.reason) if said is not None and said.reason else "cancelled"
         return _final(plan, Outcome.CANCELLED, started, at, reason=text)
     if isinstance(said, Fail):
-        return _final(plan, Outcome.FAILED, started, at, reason=clean_text(said.reason), error=clean_text(said.reason))
+        return _final(
+            plan, Outcome.FAILED, started, at, reason=clean_text(said.reason), error=clean_text(said.reason)
+        )
     if isinstance(said, Retry):
-        return _failure(plan, Outcome.FAILED, said, said.after, started, at, reason=clean_text(said.reason), error=clean_text(said.reason))
+        return _failure(
+            plan,
+            Outcome.FAILED,
+            said,
+            said.after,
+            started,
+            at,
+            reason=clean_text(said.reason),
+            error=clean_text(said.reason),
+        )
     if error is not None:
         return _failure(plan, Outcome.FAILED, error, None, started, at, **facts)
     return _final(plan, Outcome.COMPLETED, started, at, result=_result(verdict.value, claim, log))
 
 
 def _failure(
-    plan: Plan, outcome: Outcome, cause: BaseException, delay: timedelta | None, started: float | None, at: float, **facts: Any
+    plan: Plan,
+    outcome: Outcome,
+    cause: BaseException,
+    delay: timedelta | None,
+    started: float | None,
+    at: float,
+    **facts: Any,
 ) -> Ended:
     """A counted failure: another attempt if one is left, else the end of this occurrence."""
     failures = plan.claim.failures + 1
@@ -340,7 +409,16 @@ def _failure(
                 delay = timedelta(seconds=60)
         if delay is not None:
             seconds = max(delay.total_seconds(), 0.0)
-            return states.failed_again(plan.claim, outcome, started, at, seconds, scheduled_at=plan.occurrence, skipped=plan.skipped, **facts)
+            return states.failed_again(
+                plan.claim,
+                outcome,
+                started,
+                at,
+                seconds,
+                scheduled_at=plan.occurrence,
+                skipped=plan.skipped,
+                **facts,
+            )
     return _final(plan, outcome, started, at, **facts)
 
 
@@ -356,10 +434,14 @@ def _final(plan: Plan, outcome: Outcome, started: float | None, at: float, **fac
     if next_at is None:
         return states.ended(claim, outcome, started, at, scheduled_at=occurrence, skipped=skipped, **facts)
     run_at = next_at + jitter_of(claim.id, next_at, plan.policy.jitter)
-    return states.advanced(claim, outcome, started, at, next_at, run_at, scheduled_at=occurrence, skipped=skipped, **facts)
+    return states.advanced(
+        claim, outcome, started, at, next_at, run_at, scheduled_at=occurrence, skipped=skipped, **facts
+    )
 
 
-def following(schedule: Schedule, policy: Policy, occurrence: datetime, now: datetime) -> tuple[datetime | None, list[dict[str, Any]]]:
+def following(
+    schedule: Schedule, policy: Policy, occurrence: datetime, now: datetime
+) -> tuple[datetime | None, list[dict[str, Any]]]:
     """The next occurrence after a run that ended `now`, and those that fell into it.
 
     A job never overlaps itself: what its schedule asked for while it ran is recorded as skipped, unless the
@@ -369,7 +451,12 @@ def following(schedule: Schedule, policy: Policy, occurrence: datetime, now: dat
     if first is None or first > now or policy.misfire == "run_all":
         return first, []
     found = missed(schedule, first, now, SKIPPED_KEPT)
-    lines = _skipped([*found.recent, found.latest], found.earlier, found.recent[0] if found.recent else found.latest, "overlap")
+    lines = _skipped(
+        [*found.recent, found.latest],
+        found.earlier,
+        found.recent[0] if found.recent else found.latest,
+        "overlap",
+    )
     return schedule.next_after(now), lines
 
 
@@ -394,5 +481,3 @@ def error_text(error: BaseException) -> str:
     except BaseException:  # noqa: BLE001 - an exception whose __str__ raises
         text = f"{type(error).__name__}: {clean_text(error)}"
     return clean_text(text)
-
-

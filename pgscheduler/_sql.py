@@ -55,7 +55,7 @@ class Names:
         return self._lock_base + number
 
     def render(self, text: str) -> str:
-        return sql.SQL(text).format(**self._identifiers).as_string(None)  # type: ignore[arg-type]
+        return sql.SQL(text).format(**self._identifiers).as_string(None)
 
 
 class Statements:

@@ -159,7 +159,9 @@ class Store:
                     raise unavailable(error) from error
                 self.pool.check()
             except psycopg.errors.UndefinedTable as error:
-                raise SchemaError("tables are missing: set create_schema=True, or run `pgscheduler migrate`") from error
+                raise SchemaError(
+                    "tables are missing: set create_schema=True, or run `pgscheduler migrate`"
+                ) from error
             finally:
                 self.pool.putconn(connection)
 
@@ -172,7 +174,9 @@ class Store:
 
         return self.using(read)
 
-    def row(self, statement: str, parameters: Mapping[str, Any] | None = None, *, retry: bool = False) -> DictRow | None:
+    def row(
+        self, statement: str, parameters: Mapping[str, Any] | None = None, *, retry: bool = False
+    ) -> DictRow | None:
         """The first row of a statement that may write."""
 
         def write(connection: Connection[Any]) -> DictRow | None:
@@ -211,11 +215,15 @@ class Store:
             if completed:
                 done = connection.execute(self.sql["complete"], _completed_parameters(completed))
             if finished:
-                final = connection.execute(self.sql["finish"], {"outcomes": dump([e.to_json() for e in finished])})
+                final = connection.execute(
+                    self.sql["finish"], {"outcomes": dump([e.to_json() for e in finished])}
+                )
             if notes:
                 noted = connection.execute(self.sql["note"], {"notes": dump(notes)})
             if request is not None:
-                taken = connection.cursor(binary=True).execute(self.sql["claim"], _claim_parameters(request, node, token))
+                taken = connection.cursor(binary=True).execute(
+                    self.sql["claim"], _claim_parameters(request, node, token)
+                )
         received = monotonic()
         refused: list[int] = []
         if done is not None:
@@ -236,7 +244,9 @@ class Store:
         row = connection.execute(self.sql["next_due"]).fetchone()
         return None if row is None or row[0] is None else float(row[0])
 
-    def heartbeat(self, connection: Connection[TupleRow], node: Mapping[str, Any], claims: Sequence[Claim]) -> dict[int, tuple[int, bool]]:
+    def heartbeat(
+        self, connection: Connection[TupleRow], node: Mapping[str, Any], claims: Sequence[Claim]
+    ) -> dict[int, tuple[int, bool]]:
         """Say that this node and its claims are alive; (token, cancel requested) by id of those still its own."""
         alive = None
         with connection.pipeline():
@@ -266,7 +276,9 @@ def dump(value: Any) -> str:
 
 def unavailable(error: Exception) -> DatabaseUnavailableError:
     """Our own error for "cannot be reached". libpq's texts name host and port, never the password."""
-    return DatabaseUnavailableError(f"cannot connect to PostgreSQL (host unreachable or refused): {str(error).strip()[:500]}")
+    return DatabaseUnavailableError(
+        f"cannot connect to PostgreSQL (host unreachable or refused): {str(error).strip()[:500]}"
+    )
 
 
 def _missing(asked: Iterable[int], accepted: Sequence[int] | None) -> list[int]:

@@ -114,9 +114,19 @@ class Client:
     ) -> Any:
         """See `Scheduler.enqueue`."""
         given = {"parameters": parameters} if parameters is not ... else {}
-        config = JobConfig(name=check.name("name", name), key=key, run_at=run_at, delay=delay, priority=priority, **given, **policies)
+        config = JobConfig(
+            name=check.name("name", name),
+            key=key,
+            run_at=run_at,
+            delay=delay,
+            priority=priority,
+            **given,
+            **policies,
+        )
         if config.schedule is not None:
-            raise InvalidValueError("schedule", config.schedule, "is for schedule(job); enqueue stores one-time jobs")
+            raise InvalidValueError(
+                "schedule", config.schedule, "is for schedule(job); enqueue stores one-time jobs"
+            )
         statement, values = self._statement(config.name or "", config)
         if not policies:
             values["options"] = None  # those of the class that runs it
@@ -152,7 +162,9 @@ class Client:
                 plain.append((name, config))
         if connection is not None and not isinstance(connection, psycopg.Connection):
             raise InvalidTypeError("connection", connection, "must be a psycopg Connection for schedule_many")
-        rows = [self._values(name, config) for name, config in plain]  # everything is checked before anything is written
+        rows = [
+            self._values(name, config) for name, config in plain
+        ]  # everything is checked before anything is written
         work = self._bulk(rows, keyed, names)
         if connection is not None:
             self._in_transaction(connection, work)
@@ -163,17 +175,25 @@ class Client:
             self.registry.adopt(job)
         return len(rows) + len(keyed)
 
-    def _bulk(self, plain: list[dict[str, Any]], keyed: list[dict[str, Any]], names: set[str]) -> Callable[[psycopg.Connection[Any]], None]:
+    def _bulk(
+        self, plain: list[dict[str, Any]], keyed: list[dict[str, Any]], names: set[str]
+    ) -> Callable[[psycopg.Connection[Any]], None]:
         def write(connection: psycopg.Connection[Any]) -> None:
             if plain:
-                found = connection.execute(self.store.sql["recurring_names"], {"names": sorted(names)}).fetchone()
+                found = connection.execute(
+                    self.store.sql["recurring_names"], {"names": sorted(names)}
+                ).fetchone()
                 if found is not None:
-                    raise JobKindError(f"job {found[0]!r} is recurring; a one-time job may not share its name", found[0])
+                    raise JobKindError(
+                        f"job {found[0]!r} is recurring; a one-time job may not share its name", found[0]
+                    )
                 self._copy(connection, plain)
             for start in range(0, len(keyed), CHUNK):
                 chunk = keyed[start : start + CHUNK]
                 values = {"jobs": dump([_json_values(v) for v in chunk]), "table": self.names.table("jobs")}
-                stored = {(r[1], r[2]) for r in connection.execute(self.store.sql["upsert_many"], values).fetchall()}
+                stored = {
+                    (r[1], r[2]) for r in connection.execute(self.store.sql["upsert_many"], values).fetchall()
+                }
                 for value in chunk:
                     if (value["name"], value["key"]) not in stored:
                         raise JobRunningError((value["name"], value["key"]))
@@ -202,11 +222,15 @@ class Client:
             copy.write("".join(lines))
 
     @staticmethod
-    def _in_transaction(connection: psycopg.Connection[Any], work: Callable[[psycopg.Connection[Any]], None]) -> None:
+    def _in_transaction(
+        connection: psycopg.Connection[Any], work: Callable[[psycopg.Connection[Any]], None]
+    ) -> None:
         with connection.transaction():
             work(connection)
 
-    async def _schedule_async(self, connection: Any, job: Job, statement: str, values: dict[str, Any]) -> JobRecord:
+    async def _schedule_async(
+        self, connection: Any, job: Job, statement: str, values: dict[str, Any]
+    ) -> JobRecord:
         row = await _foreign.execute_async(connection, self.store.sql[statement], values)
         return self._stored_elsewhere(job, row, values)
 
@@ -245,7 +269,9 @@ class Client:
                 raise InvalidValueError("schedule", config.schedule, "has no occurrence left")
             values["scheduled_at"] = first
             # The job's id is not known yet; its name and key spread the first occurrence just as well.
-            values["run_at"] = first + jitter_of(zlib.crc32(f"{name}|{values['key']}".encode()), first, config.jitter.total_seconds())
+            values["run_at"] = first + jitter_of(
+                zlib.crc32(f"{name}|{values['key']}".encode()), first, config.jitter.total_seconds()
+            )
         return values
 
     def _write(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
@@ -294,11 +320,17 @@ class Client:
         self.on_change(StatusChange(record.id, record.name, record.key, None, record.state))
         return record
 
-    def _stored_elsewhere(self, job: Job | None, row: Mapping[str, Any] | None, values: dict[str, Any] | None = None) -> JobRecord:
+    def _stored_elsewhere(
+        self, job: Job | None, row: Mapping[str, Any] | None, values: dict[str, Any] | None = None
+    ) -> JobRecord:
         """Stored in a caller's transaction: the nodes are woken when it has committed."""
         if row is None:
             if values is None and job is not None:
-                values = {"name": job.name, "key": job.config.key or (job.name if job.config.schedule is not None else None), "schedule": job.config.schedule}
+                values = {
+                    "name": job.name,
+                    "key": job.config.key or (job.name if job.config.schedule is not None else None),
+                    "schedule": job.config.schedule,
+                }
             raise self._refusal(values or {})
         if job is not None:
             self.registry.adopt(job)
@@ -308,7 +340,11 @@ class Client:
     def _refused(self, job: Job, values: dict[str, Any]) -> JobRecord:
         """The upsert changed nothing: the job runs, or is of the other kind. An unchanged definition is fine."""
         existing = self._live(name=values["name"], key=values["key"]) if values["key"] is not None else None
-        if existing is not None and values["schedule"] is not None and existing["schedule"] == values["schedule"]:
+        if (
+            existing is not None
+            and values["schedule"] is not None
+            and existing["schedule"] == values["schedule"]
+        ):
             same = existing["options"] == values["options"] and existing["priority"] == values["priority"]
             if same and (existing["parameters"] or {}) == (plain_parameters(job.config.parameters) or {}):
                 self.registry.adopt(job)
@@ -323,7 +359,9 @@ class Client:
             return JobRunningError((name, key))
         if values.get("schedule") is None:
             return JobKindError(f"job {name!r} is recurring; a one-time job may not share its name", name)
-        return JobKindError(f"job {name!r} with key {key!r} is one-time; a recurring job may not share its name and key", name)
+        return JobKindError(
+            f"job {name!r} with key {key!r} is one-time; a recurring job may not share its name and key", name
+        )
 
     def _hint(self, hint: str) -> None:
         self.on_hint(hint)
@@ -374,7 +412,12 @@ class Client:
                 schedule = self._schedule_of(live)
                 scheduled_at = schedule.next_after(self.store.now()) if schedule is not None else None
                 run_at = scheduled_at
-            values = {"id": live["id"], "schedule": live["schedule"], "run_at": run_at, "scheduled_at": scheduled_at}
+            values = {
+                "id": live["id"],
+                "schedule": live["schedule"],
+                "run_at": run_at,
+                "scheduled_at": scheduled_at,
+            }
             row = self.store.row("resume", values)
             if row is not None:  # else the schedule was changed meanwhile: compute again
                 self._hint("due")
@@ -392,13 +435,24 @@ class Client:
         return JobRecord.from_row(row)
 
     def reschedule(
-        self, job: JobRef, *, run_at: datetime | None = None, delay: timedelta | None = None, schedule: str | Schedule | None = None
+        self,
+        job: JobRef,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | None = None,
+        schedule: str | Schedule | None = None,
     ) -> JobRecord:
         """See `Scheduler.reschedule`."""
         live = self._find(job)
         if live is None:
             raise self._absent(job)
-        values: dict[str, Any] = {"id": live["id"], "run_at": None, "delay": None, "scheduled_at": None, "schedule": None}
+        values: dict[str, Any] = {
+            "id": live["id"],
+            "run_at": None,
+            "delay": None,
+            "scheduled_at": None,
+            "schedule": None,
+        }
         if schedule is not None:
             if live["schedule"] is None:
                 raise JobKindError(f"job {live['name']!r} is one-time; give run_at or delay", live["name"])
@@ -409,12 +463,16 @@ class Client:
                 raise InvalidValueError("schedule", schedule, "has no occurrence left")
             values |= {"schedule": config.schedule_json(), "run_at": first, "scheduled_at": first}
         elif live["schedule"] is not None:
-            raise JobKindError(f"job {live['name']!r} is recurring; give another schedule, or trigger it", live["name"])
+            raise JobKindError(
+                f"job {live['name']!r} is recurring; give another schedule, or trigger it", live["name"]
+            )
         elif (run_at is None) == (delay is None):
             raise InvalidValueError("run_at", run_at, "or delay must be given, one of the two")
         else:
             values["run_at"] = None if run_at is None else check.instant("run_at", run_at)
-            values["delay"] = None if delay is None else check.duration("delay", delay, zero=True).total_seconds()
+            values["delay"] = (
+                None if delay is None else check.duration("delay", delay, zero=True).total_seconds()
+            )
         row = self.store.row("reschedule", values)
         if row is None:
             raise JobRunningError(_shown(job))
@@ -437,7 +495,9 @@ class Client:
             "name": last["name"], "key": last["key"], "priority": 5, "run_at": None, "delay": None, "options": last["options"],
             "parameters": None if last["parameters"] is None else dump(last["parameters"]), "scheduled_at": None, "schedule": None,
         }  # fmt: skip
-        row = self._write(lambda c: _one(c, self.store.sql["insert" if last["key"] is None else "upsert"], values))
+        row = self._write(
+            lambda c: _one(c, self.store.sql["insert" if last["key"] is None else "upsert"], values)
+        )
         if row is None:
             raise self._refusal(values)
         return self._stored(row)
@@ -466,8 +526,16 @@ class Client:
         offset: int = 0,
     ) -> list[JobRecord]:
         """See `Scheduler.jobs`."""
-        values = {"name": name, "key": key, "state": None if state is None else str(JobState(state)), "recurring": recurring}
-        return [JobRecord.from_row(row) for row in self.store.rows("list_jobs", {**values, **_page(limit, offset)})]
+        values = {
+            "name": name,
+            "key": key,
+            "state": None if state is None else str(JobState(state)),
+            "recurring": recurring,
+        }
+        return [
+            JobRecord.from_row(row)
+            for row in self.store.rows("list_jobs", {**values, **_page(limit, offset)})
+        ]
 
     def runs(
         self,
@@ -486,9 +554,16 @@ class Client:
             reference = _reference(job)
             job_id, name, key = reference["id"], reference["name"] or name, reference["key"] or key
         values = _run_filter(
-            job=job_id, name=name, key=key, outcome=outcome, since=None if since is None else check.instant("since", since)
+            job=job_id,
+            name=name,
+            key=key,
+            outcome=outcome,
+            since=None if since is None else check.instant("since", since),
         )
-        return [RunRecord.from_row(row) for row in self.store.rows("list_runs", {**values, **_page(limit, offset)})]
+        return [
+            RunRecord.from_row(row)
+            for row in self.store.rows("list_runs", {**values, **_page(limit, offset)})
+        ]
 
     def get_run(self, run_id: str) -> RunRecord:
         """One run by its id; JobNotFoundError if there is none (any more)."""
@@ -506,7 +581,10 @@ class Client:
         """What the run logged with `ctx.log`, in order."""
         found = run if isinstance(run, RunRecord) else self.get_run(run)
         rows = self.store.rows("run_logs", {"job": found.job_id, "token": found.token})
-        return [LogLine(row["at"].astimezone(UTC), row["level"], row["event"], row["fields"] or {}) for row in rows]
+        return [
+            LogLine(row["at"].astimezone(UTC), row["level"], row["event"], row["fields"] or {})
+            for row in rows
+        ]
 
     def nodes(self) -> list[NodeRecord]:
         """All nodes that are remembered, newest first."""
@@ -525,7 +603,11 @@ class Client:
 
     def wait(self, job: JobRef, timeout: timedelta | float | None = None) -> JobRecord:
         """See `Scheduler.wait`."""
-        deadline = None if timeout is None else monotonic() + check.duration("timeout", timeout, zero=True).total_seconds()
+        deadline = (
+            None
+            if timeout is None
+            else monotonic() + check.duration("timeout", timeout, zero=True).total_seconds()
+        )
         pause = 0.005
         while True:
             record = self.get_job(job)
@@ -590,10 +672,15 @@ def _run_filter(**given: Any) -> dict[str, Any]:
 
 
 def _page(limit: int, offset: int) -> dict[str, int]:
-    return {"limit": check.integer("limit", limit, 1, MAX_LIST), "offset": check.integer("offset", offset, 0, 10**9)}
+    return {
+        "limit": check.integer("limit", limit, 1, MAX_LIST),
+        "offset": check.integer("offset", offset, 0, 10**9),
+    }
 
 
-def _one(connection: psycopg.Connection[Any], statement: str, values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _one(
+    connection: psycopg.Connection[Any], statement: str, values: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(statement, values).fetchone()
 

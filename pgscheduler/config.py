@@ -138,16 +138,22 @@ class SchedulerConfig:
             return
         for method in ("debug", "info", "warning", "error"):
             if not callable(getattr(self.logger, method, None)):
-                raise InvalidTypeError("logger", self.logger, f"must have debug, info, warning and error ({method} is missing)")
+                raise InvalidTypeError(
+                    "logger", self.logger, f"must have debug, info, warning and error ({method} is missing)"
+                )
 
     def _check_identifiers(self) -> None:
         prefix = self.table_prefix
         if not isinstance(prefix, str):
             raise InvalidTypeError("table_prefix", prefix, "must be a str")
         if prefix and not _PREFIX.match(prefix):
-            raise InvalidValueError("table_prefix", prefix, "must match [a-z_][a-z0-9_]* (lower case) or be empty")
+            raise InvalidValueError(
+                "table_prefix", prefix, "must match [a-z_][a-z0-9_]* (lower case) or be empty"
+            )
         if len(prefix) > _MAX_PREFIX:
-            raise InvalidValueError("table_prefix", prefix, f"must not be longer than {_MAX_PREFIX} characters (too long)")
+            raise InvalidValueError(
+                "table_prefix", prefix, f"must not be longer than {_MAX_PREFIX} characters (too long)"
+            )
         if prefix.startswith("pg_"):
             raise InvalidValueError("table_prefix", prefix, "must not start with pg_ (PostgreSQL's own)")
         schema = self.schema

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from . import _check as check
@@ -28,6 +29,9 @@ Isolation = Literal["thread", "async", "process"]
 
 MISFIRES = ("run_once", "skip", "run_all")
 ISOLATIONS = ("thread", "async", "process")
+
+
+_DEFAULT_BACKOFF = Backoff()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class JobConfig:
     retries: int = 0
     #: Delay before each retry: a `Backoff`, or a callable `(failures, error) -> timedelta | None`. A callable
     #: cannot be stored: the registered class's is used.
-    backoff: RetryPolicy = field(default_factory=Backoff)
+    backoff: RetryPolicy = _DEFAULT_BACKOFF
     #: How long one attempt may take. None: no limit. Threads are asked to stop, processes are killed.
     timeout: timedelta | None = None
     #: Smaller first.
@@ -80,19 +84,25 @@ class JobConfig:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def recurring(cls, name: str, schedule: str | Schedule, *, timezone: str = "UTC", **policies: Any) -> JobConfig:
+    def recurring(
+        cls, name: str, schedule: str | Schedule, *, timezone: str = "UTC", **policies: Any
+    ) -> JobConfig:
         """A job that comes back. `schedule` is a cron line (in `timezone`) or a schedule object."""
         if isinstance(schedule, str) or not hasattr(schedule, "next_after"):
             schedule = Cron(schedule, timezone)  # type: ignore[arg-type]
         elif timezone != "UTC":
-            raise InvalidValueError("timezone", timezone, "goes with a cron line; a schedule object has its own")
+            raise InvalidValueError(
+                "timezone", timezone, "goes with a cron line; a schedule object has its own"
+            )
         return cls(name=check.name("name", name), schedule=schedule, **policies)
 
     @classmethod
     def one_time(cls, name: str, parameters: Any = dataclasses.MISSING, **policies: Any) -> JobConfig:
         """A job that runs once: now, at `run_at`, or after `delay`."""
         if policies.get("schedule") is not None:
-            raise InvalidValueError("schedule", policies["schedule"], "must not be given: a cron or recurring job is not one-time")
+            raise InvalidValueError(
+                "schedule", policies["schedule"], "must not be given: a cron or recurring job is not one-time"
+            )
         if parameters is not dataclasses.MISSING:
             policies["parameters"] = parameters
         return cls(name=check.name("name", name), **policies)
@@ -106,7 +116,9 @@ class JobConfig:
         if self.key is not None:
             put("key", check.name("key", self.key))
         if self.schedule is not None and not callable(getattr(self.schedule, "next_after", None)):
-            raise InvalidTypeError("schedule", self.schedule, "must have next_after(instant): Cron, Every or your own")
+            raise InvalidTypeError(
+                "schedule", self.schedule, "must have next_after(instant): Cron, Every or your own"
+            )
         check.integer("retries", self.retries, 0, 10_000)
         if not callable(self.backoff):
             raise InvalidTypeError("backoff", self.backoff, "must be a Backoff or a callable")
@@ -122,18 +134,24 @@ class JobConfig:
             raise InvalidValueError("delay", self.delay, "must not be given together with run_at")
         for once in ("run_at", "delay", "expires_in"):
             if self.schedule is not None and getattr(self, once) is not None:
-                raise InvalidValueError(once, getattr(self, once), "is for one-time jobs; this one has a schedule")
+                raise InvalidValueError(
+                    once, getattr(self, once), "is for one-time jobs; this one has a schedule"
+                )
         check.one_of("misfire", self.misfire, MISFIRES)
         check.integer("catchup", self.catchup, 1, 10_000)
         check.one_of("isolation", self.isolation, ISOLATIONS)
         check.integer("max_stalls", self.max_stalls, 1, 1000)
         if not isinstance(self.parameters_schema, Mapping | type | None):
-            raise InvalidTypeError("parameters_schema", self.parameters_schema, "must be a JSON Schema or a class")
+            raise InvalidTypeError(
+                "parameters_schema", self.parameters_schema, "must be a JSON Schema or a class"
+            )
         if not isinstance(self.metadata, Mapping):
             raise InvalidTypeError("metadata", self.metadata, "must be a mapping")
 
     def options_json(self) -> str:
         """The policies that a row carries: those that differ from the defaults, as JSON text."""
+        if _stored_policies(self) == _STORED_DEFAULTS and not self.metadata:
+            return "{}"  # nearly every job; bulk enqueue comes through here
         found: dict[str, Any] = {}
         for name in ("retries", "misfire", "catchup", "isolation", "max_stalls"):
             if getattr(self, name) != _DEFAULTS[name]:
@@ -143,13 +161,11 @@ class JobConfig:
                 found[name] = getattr(self, name).total_seconds()
         if not isinstance(self.backoff, Backoff):
             found["backoff"] = "class"
-        elif self.backoff != Backoff():
+        elif self.backoff != _DEFAULT_BACKOFF:
             b = self.backoff
             found["backoff"] = [b.initial.total_seconds(), b.factor, b.maximum.total_seconds(), b.jitter]
         if self.metadata:
             found["metadata"] = dict(self.metadata)
-        if not found:
-            return "{}"
         try:
             return json.dumps(found, allow_nan=False, separators=(",", ":"), sort_keys=True)
         except (TypeError, ValueError) as error:
@@ -179,6 +195,12 @@ class JobConfig:
 
 
 _DEFAULTS: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(JobConfig)}
+_STORED = (
+    "retries", "misfire", "catchup", "isolation", "max_stalls", "timeout", "expires_in", "misfire_grace", "jitter",
+    "backoff",
+)  # fmt: skip
+_stored_policies = attrgetter(*_STORED)
+_STORED_DEFAULTS = tuple(_DEFAULTS[name] for name in _STORED)
 
 
 @dataclass(frozen=True, slots=True)

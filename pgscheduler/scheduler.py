@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, cast
 
 import psycopg
 import structlog
@@ -30,7 +30,7 @@ from ._heartbeat import Fence, Heartbeat
 from ._ledger import Ledger
 from ._listener import Listener
 from ._loops import Loop
-from ._maintenance import Maintenance, Settings, ensure_partitions
+from ._maintenance import Maintenance, Settings
 from ._processes import Home, Processes
 from ._registry import Registry
 from ._runner import Runner
@@ -51,7 +51,9 @@ from .states import Claim, Ended, JobState, Outcome
 __all__ = ["PassSummary", "Scheduler"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-SHUTDOWN_MARGIN = 0.8  # seconds beyond shutdown_timeout in which the last outcomes are written and loops are joined
+SHUTDOWN_MARGIN = (
+    0.8  # seconds beyond shutdown_timeout in which the last outcomes are written and loops are joined
+)
 RELEASE_TIME = 0.6  # of them, for giving back what was stopped at the deadline
 
 
@@ -143,10 +145,14 @@ class Scheduler:
             self.log,
             self._on_lost,
         )
-        services = Services(self.id, self.log, self._dispatcher.noted, self._open_transaction, self._assert_owner)
+        services = Services(
+            self.id, self.log, self._dispatcher.noted, self._open_transaction, self._assert_owner
+        )
         self._runner = Runner(self._registry, services, self.log, self._dispatcher.report)
         self._processes = Processes(
-            Home(self.id, self._store.conninfo, config.schema, config.table_prefix, config.prepared_statements)
+            Home(
+                self.id, self._store.conninfo, config.schema, config.table_prefix, config.prepared_statements
+            )
         )
         self._workers = Workers(config.max_concurrent_jobs, self._runner, self._processes, self._name)
         self._dispatcher.workers = self._workers
@@ -181,11 +187,17 @@ class Scheduler:
         with self._state_lock:
             self._require_process()
             if self._state != "new":
-                raise SchedulerStateError("scheduler is already initialized" if self._state != "stopped" else "scheduler was shut down")
+                raise SchedulerStateError(
+                    "scheduler is already initialized"
+                    if self._state != "stopped"
+                    else "scheduler was shut down"
+                )
             connection = self._store.connect()
             try:
                 connection.prepare_threshold = None  # migrations hold many statements each
-                connection.execute("select set_config('search_path', 'pg_catalog', false), set_config('lock_timeout', '0', false)")
+                connection.execute(
+                    "select set_config('search_path', 'pg_catalog', false), set_config('lock_timeout', '0', false)"
+                )
                 if self.config.create_schema:
                     done = _migrate.migrate(connection, self._store.names)
                     if done:
@@ -209,24 +221,34 @@ class Scheduler:
                 self._dispatcher._look_at = 0.0
             loop = functools.partial(Loop, log=self.log)
             self._loops = {
-                "heartbeat": loop(f"{self._name}-heartbeat", self._heartbeat.step, on_exit=self._heartbeat.close),
+                "heartbeat": loop(
+                    f"{self._name}-heartbeat", self._heartbeat.step, on_exit=self._heartbeat.close
+                ),
                 "fence": loop(f"{self._name}-fence", Fence(self._ledger, self._on_lost).step),
-                "dispatcher": loop(f"{self._name}-dispatcher", self._dispatcher.step, on_exit=self._dispatcher.close),
+                "dispatcher": loop(
+                    f"{self._name}-dispatcher", self._dispatcher.step, on_exit=self._dispatcher.close
+                ),
                 "maintenance": loop(f"{self._name}-maintenance", self._maintenance.step),
             }
             self._dispatcher.wake_with(self._loops["dispatcher"].wake)
             if self.config.listen:
                 self._listener = Listener(self._store, self._on_hint, self.log)
-                self._loops["listener"] = loop(f"{self._name}-listener", self._listener.step, on_exit=self._listener.close)
+                self._loops["listener"] = loop(
+                    f"{self._name}-listener", self._listener.step, on_exit=self._listener.close
+                )
                 self._loops["listener"].start()
                 # LISTEN first, then the first look: what is committed between the two would else wait.
                 self._listener.ready.wait(2.0)
             else:
-                self.log.info("notifications are off; jobs are found at their due times and every job_check_interval")
+                self.log.info(
+                    "notifications are off; jobs are found at their due times and every job_check_interval"
+                )
             for name in ("heartbeat", "fence", "dispatcher", "maintenance"):
                 self._loops[name].start()
             _at_exit.add(self)
-            self.log.info("scheduler started", slots=self.config.max_concurrent_jobs, names=len(self._registry))
+            self.log.info(
+                "scheduler started", slots=self.config.max_concurrent_jobs, names=len(self._registry)
+            )
 
     def shutdown(self, timeout: timedelta | float | None = None) -> bool:
         """Stop: claim nothing more, ask running jobs to stop, wait for them, record what ends in time.
@@ -282,7 +304,11 @@ class Scheduler:
             self._stop_loops(end)
         else:
             names = sorted({c.name for c in self._ledger.all()})
-            self.log.error("shutdown timeout exceeded, some jobs may not have completed", jobs=names, count=len(self._ledger))
+            self.log.error(
+                "shutdown timeout exceeded, some jobs may not have completed",
+                jobs=names,
+                count=len(self._ledger),
+            )
             threading.Thread(target=self._drain_rest, name=f"{self._name}-drain", daemon=True).start()
         return clean
 
@@ -339,7 +365,9 @@ class Scheduler:
         except Exception:  # noqa: BLE001 - no database: the stalled scan of another node will find them
             return 0
         with connection:
-            moves = [states.interrupted(c, None, monotonic() - c.received, 0.0, reason="shutdown") for c in held]
+            moves = [
+                states.interrupted(c, None, monotonic() - c.received, 0.0, reason="shutdown") for c in held
+            ]
             for move in moves:
                 move.started = 0.0
             with contextlib.suppress(psycopg.Error):
@@ -376,7 +404,7 @@ class Scheduler:
             os.close(read)
             os.close(write)
 
-    def __enter__(self) -> Scheduler:
+    def __enter__(self) -> Self:
         self.init()
         return self
 
@@ -444,7 +472,14 @@ class Scheduler:
         Without `policies` (retries, timeout, …) those of the class that runs it apply. See `schedule`.
         """
         return self._client.enqueue(
-            name, parameters, key=key, run_at=run_at, delay=delay, priority=priority, connection=connection, **policies
+            name,
+            parameters,
+            key=key,
+            run_at=run_at,
+            delay=delay,
+            priority=priority,
+            connection=connection,
+            **policies,
         )
 
     @_initialized
@@ -479,7 +514,12 @@ class Scheduler:
 
     @_initialized
     def reschedule(
-        self, job: JobRef, *, run_at: datetime | None = None, delay: timedelta | None = None, schedule: str | Schedule | None = None
+        self,
+        job: JobRef,
+        *,
+        run_at: datetime | None = None,
+        delay: timedelta | None = None,
+        schedule: str | Schedule | None = None,
     ) -> JobRecord:
         """Another time for a one-time job, another schedule for a recurring one. Not while it runs."""
         return self._client.reschedule(job, run_at=run_at, delay=delay, schedule=schedule)
@@ -509,7 +549,9 @@ class Scheduler:
         offset: int = 0,
     ) -> list[JobRecord]:
         """Live jobs, newest first. Finished one-time jobs are in `runs`."""
-        return self._client.jobs(name=name, key=key, state=state, recurring=recurring, limit=limit, offset=offset)
+        return self._client.jobs(
+            name=name, key=key, state=state, recurring=recurring, limit=limit, offset=offset
+        )
 
     @_initialized
     def runs(
@@ -525,7 +567,9 @@ class Scheduler:
     ) -> list[RunRecord]:
         """History, newest first."""
         text = None if outcome is None else str(Outcome(outcome))
-        return self._client.runs(job, name=name, key=key, outcome=text, since=since, limit=limit, offset=offset)
+        return self._client.runs(
+            job, name=name, key=key, outcome=text, since=since, limit=limit, offset=offset
+        )
 
     @_initialized
     def logs(self, run: RunRecord | str) -> list[LogLine]:
@@ -577,7 +621,9 @@ class Scheduler:
             self._subscribers.append(callback)
             self._dispatcher.on_moved = self._on_moved
             if self._events_thread is None:
-                self._events_thread = threading.Thread(target=self._tell, name=f"{self._name}-events", daemon=True)
+                self._events_thread = threading.Thread(
+                    target=self._tell, name=f"{self._name}-events", daemon=True
+                )
                 self._events_thread.start()
 
         def unsubscribe() -> None:
@@ -595,7 +641,9 @@ class Scheduler:
         """
         check.integer("limit", limit, 1, 10_000)
         if self._state == "started":
-            raise SchedulerStateError("run_pending is for a scheduler that is not started; this one runs by itself")
+            raise SchedulerStateError(
+                "run_pending is for a scheduler that is not started; this one runs by itself"
+            )
         from ._maintenance import CHORES
 
         self._heartbeat.step()
@@ -620,7 +668,9 @@ class Scheduler:
                 answer = self._store.cycle(connection, self.id, done, ended, notes, None, 0)
                 self._dispatcher.settle(done, ended, answer)
                 completed += len(done) + sum(e.outcome is Outcome.COMPLETED for e in ended)
-                failed += sum(e.outcome in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STALLED) for e in ended)
+                failed += sum(
+                    e.outcome in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STALLED) for e in ended
+                )
             return PassSummary(len(claims), completed, failed)
         finally:
             connection.close()
@@ -673,7 +723,9 @@ class Scheduler:
 
     def _on_lost(self, claims: list[Claim]) -> None:
         for claim in claims:
-            self.log.warning("claim lost", job=claim.name, key=claim.key, job_id=claim.id, attempt=claim.attempt)
+            self.log.warning(
+                "claim lost", job=claim.name, key=claim.key, job_id=claim.id, attempt=claim.attempt
+            )
 
     # --- subscribers ------------------------------------------------------------------------------------
 

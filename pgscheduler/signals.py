@@ -44,7 +44,9 @@ class Retry(Signal):
     Counts as a failure: when no retries are left, the job has failed.
     """
 
-    def __init__(self, after: timedelta | float | None = None, reason: str = "the job asked for a retry") -> None:
+    def __init__(
+        self, after: timedelta | float | None = None, reason: str = "the job asked for a retry"
+    ) -> None:
         self.after = _delay("after", after)
         super().__init__(reason)
 

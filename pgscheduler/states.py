@@ -104,6 +104,21 @@ class Claim:
         "token",
     )
 
+    id: int
+    name: str
+    key: str | None
+    priority: int
+    run_at: datetime
+    scheduled_at: datetime
+    failures: int
+    stalls: int
+    schedule: str | None
+    options: str | None
+    parameters: str | None
+    cancel_requested: bool
+    done_already: bool
+    claimed_at: datetime
+
     def __init__(self, row: tuple[Any, ...], token: int, sent: float, received: float) -> None:
         (
             self.id,
@@ -146,7 +161,7 @@ class Claim:
 
     def now(self, monotonic_now: float) -> datetime:
         """The database's time, as far as this node can tell: the claim's plus what has passed since."""
-        return self.claimed_at + timedelta(seconds=monotonic_now - self.received)  # type: ignore[no-any-return]
+        return self.claimed_at + timedelta(seconds=monotonic_now - self.received)
 
 
 @dataclass(slots=True)
@@ -177,7 +192,14 @@ class Ended:
 
     def bare(self) -> Ended:
         """The same move without anything that the user's code made, for when the server refuses the rest."""
-        return replace(self, reason="the run's record could not be stored whole", error=None, result=None, progress=None, logs=[])
+        return replace(
+            self,
+            reason="the run's record could not be stored whole",
+            error=None,
+            result=None,
+            progress=None,
+            logs=[],
+        )
 
     def to_json(self) -> dict[str, Any]:
         claim = self.claim
@@ -209,18 +231,28 @@ def ended(claim: Claim, outcome: Outcome, started: float | None, at: float, **fa
     return Ended(claim, outcome, True, started, at, claim.failures, claim.stalls, **facts)
 
 
-def failed_again(claim: Claim, outcome: Outcome, started: float | None, at: float, delay: float, **facts: Any) -> Ended:
+def failed_again(
+    claim: Claim, outcome: Outcome, started: float | None, at: float, delay: float, **facts: Any
+) -> Ended:
     """This attempt failed and another follows after `delay` seconds; the occurrence stays the same."""
     return Ended(claim, outcome, False, started, at, claim.failures + 1, claim.stalls, delay=delay, **facts)
 
 
 def died(claim: Claim, started: float | None, at: float, **facts: Any) -> Ended:
     """The run's process died under it: counted as a stall, due again at once."""
-    return Ended(claim, Outcome.STALLED, False, started, at, claim.failures, claim.stalls + 1, delay=0.0, **facts)
+    return Ended(
+        claim, Outcome.STALLED, False, started, at, claim.failures, claim.stalls + 1, delay=0.0, **facts
+    )
 
 
 def advanced(
-    claim: Claim, outcome: Outcome, started: float | None, at: float, next_at: datetime, next_run_at: datetime, **facts: Any
+    claim: Claim,
+    outcome: Outcome,
+    started: float | None,
+    at: float,
+    next_at: datetime,
+    next_run_at: datetime,
+    **facts: Any,
 ) -> Ended:
     """This occurrence of a recurring job is over; `next_at` is the next one, its counts start at zero."""
     return Ended(claim, outcome, False, started, at, 0, 0, next_at=next_at, next_run_at=next_run_at, **facts)
@@ -228,7 +260,9 @@ def advanced(
 
 def interrupted(claim: Claim, started: float | None, at: float, delay: float, **facts: Any) -> Ended:
     """Stopped before its end (shutdown, snooze): due again after `delay`, no attempt burned."""
-    return Ended(claim, Outcome.INTERRUPTED, False, started, at, claim.failures, claim.stalls, delay=delay, **facts)
+    return Ended(
+        claim, Outcome.INTERRUPTED, False, started, at, claim.failures, claim.stalls, delay=delay, **facts
+    )
 
 
 def released(claim: Claim) -> Ended:
