@@ -340,7 +340,9 @@ def decide(
         if reason in ("shutdown", "lost"):
             return states.interrupted(claim, started, at, 0.0, reason=reason)
         if reason != "cancelled":
-            return states.died(claim, started, at, reason=str(error), scheduled_at=plan.occurrence)
+            return states.died(
+                claim, started, at, reason=str(error), scheduled_at=plan.occurrence, skipped=plan.skipped
+            )
     if reason == "cancelled":
         return _final(plan, Outcome.CANCELLED, started, at, reason="cancelled", **facts)
     if reason == "timeout":
@@ -364,6 +366,7 @@ def decide(
             said.after.total_seconds(),
             reason=clean_text(said.reason),
             scheduled_at=plan.occurrence,
+            skipped=plan.skipped,
         )
     if isinstance(said, Cancel) or stopped:
         text = clean_text(said.reason) if said is not None and said.reason else "cancelled"

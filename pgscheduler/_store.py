@@ -154,7 +154,7 @@ class Store:
                         connection.autocommit = False
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if not connection.broken and not connection.closed:
-                    raise
+                    raise refused(error) from error  # disk full, lock timeout, too many connections, …
                 if not retry or monotonic() > deadline:
                     raise unavailable(error) from error
                 self.pool.check()
@@ -162,6 +162,12 @@ class Store:
                 raise SchemaError(
                     "tables are missing: set create_schema=True, or run `pgscheduler migrate`"
                 ) from error
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFunction) as error:
+                raise SchemaError(
+                    f"the tables are not as this version needs them, or not ours to use: {error}"
+                ) from error
+            except psycopg.errors.ReadOnlySqlTransaction as error:
+                raise refused(error) from error
             finally:
                 self.pool.putconn(connection)
 
@@ -279,6 +285,11 @@ def unavailable(error: Exception) -> DatabaseUnavailableError:
     return DatabaseUnavailableError(
         f"cannot connect to PostgreSQL (host unreachable or refused): {str(error).strip()[:500]}"
     )
+
+
+def refused(error: Exception) -> DatabaseUnavailableError:
+    """PostgreSQL answered, and cannot do it now; nothing was stored."""
+    return DatabaseUnavailableError(f"PostgreSQL refused: {str(error).strip()[:500]}")
 
 
 def _missing(asked: Iterable[int], accepted: Sequence[int] | None) -> list[int]:

@@ -277,6 +277,7 @@ class Client:
     def _write(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
         """Run a storing statement. It returned: stored. A definite error: not stored. Else ScheduleUnknownError."""
         warned: list[str] = []
+        stale: list[bool] = []
         sent = False
 
         def watched(connection: psycopg.Connection[Any]) -> T:
@@ -291,6 +292,8 @@ class Client:
                 # An idle connection may be dead since the server restarted. Finding that out before the write
                 # keeps "unknown" for what really is.
                 if _looks_dead(connection):
+                    stale.append(True)
+                    connection.close()
                     raise psycopg.OperationalError("the connection was closed while idle")
                 sent = True
                 return work(connection)
@@ -298,18 +301,20 @@ class Client:
                 connection.remove_notice_handler(notice)
 
         for attempt in (1, 2, 3):
+            stale.clear()
             try:
                 result = self.store.using(watched, retry=False)
                 break
             except DatabaseUnavailableError as error:
-                if sent:
+                if stale and attempt < 3:
+                    self.store.pool.check()
+                    continue
+                if sent and not _definite(error.__cause__):
                     raise ScheduleUnknownError(
                         "the connection was lost while the job was being stored: it may or may not exist. Schedule it "
                         "again under the same key; there will be one"
                     ) from error
-                if attempt == 3:
-                    raise
-                self.store.pool.check()
+                raise
         if warned:
             raise ScheduleUnknownError(f"stored here, but perhaps not on a standby: {warned[0]}")
         return result
@@ -683,6 +688,12 @@ def _one(
 ) -> Mapping[str, Any] | None:
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(statement, values).fetchone()
+
+
+def _definite(error: BaseException | None) -> bool:
+    """Did the server itself refuse the statement? Then nothing was stored, and everybody knows."""
+    state = error.sqlstate if isinstance(error, psycopg.Error) else None
+    return state is not None and state[:2] not in ("08", "57")
 
 
 def _looks_dead(connection: psycopg.Connection[Any]) -> bool:

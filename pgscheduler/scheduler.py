@@ -318,7 +318,7 @@ class Scheduler:
             left = deadline - monotonic()
             if left <= 0:
                 return False
-            self._ledger.changed.wait(min(left, 0.5))
+            self._ledger.changed.wait(min(left, 0.05))
         return True
 
     def _drain_rest(self) -> None:
