@@ -29,7 +29,11 @@ LINGER = 0.004  # seconds between cycles under load; the prefetch covers it more
 BATCH_LIMIT = 2000  # jobs per claim
 NOTE_INTERVAL = 1.0  # seconds between writes of progress and log lines
 FULL_SCAN_INTERVAL = 1.0  # seconds between claims that look at everything, while those from the marks suffice
-FULL_SCAN_SHARE = 20  # a full look that took long is followed by this many times its duration without one
+FULL_SCAN_SHARE = (
+    20  # a full look that took longer than what it brought explains is followed by so much without
+)
+FULL_SCAN_FREE = 0.02  # seconds that any cycle may take on a busy machine
+FULL_SCAN_PER_JOB = 50e-6  # seconds that claiming a job, and recording one beside it, may take
 BLOCKED = 1.0  # seconds; only a fallback for a wake-up that should have come
 HOARD_SECONDS = 1.0  # what was claimed ahead and is not started by then goes back to the others
 
@@ -77,6 +81,8 @@ class Dispatcher:
         self._saturated = False  # the last claim brought all that it asked for, so there is more
         self._marks: dict[int, datetime] = {}  # per priority, where the last claim ended
         self._blocked = False  # wants to claim and cannot: no free slot, no name, or fenced
+        self._marks_exhausted = False  # the last claim found less than it asked for
+        self._affordable_at = 0.0  # monotonic: before that, a look at everything would cost too much
         self._full_at = 0.0  # monotonic: from then on a claim looks at everything again
         self._rate = 0.0  # jobs per second, smoothed
         self._rate_at = monotonic()
@@ -188,7 +194,11 @@ class Dispatcher:
             self._blocked = True
             return None
         self._look_at = None  # before the claim: a hint that comes while it is under way must stay
-        return ClaimRequest(free, names, self._marks, not self._marks or now >= self._full_at)
+        everything = not self._marks or now >= self._full_at
+        if self._marks_exhausted and now >= self._affordable_at:
+            everything = True
+        self._marks_exhausted = False
+        return ClaimRequest(free, names, self._marks, everything)
 
     def _cycle(
         self,
@@ -244,19 +254,20 @@ class Dispatcher:
 
     def _plan_next_look(self, request: ClaimRequest, claims: list[Claim], began: float) -> None:
         now = monotonic()
+        self._saturated = len(claims) >= request.slots
         if request.everything:
             self.counters["full_looks"] += 1
             # A look over a bloated index, or over many jobs of names unknown here, must not take all the time.
-            took = now - began
-            pause = FULL_SCAN_SHARE * took if took > 0.005 else 0.0
-            full = len(claims) >= request.slots
-            self._full_at = now + max(pause, FULL_SCAN_INTERVAL if full else 0.0)
+            wasted = now - began - FULL_SCAN_FREE - len(claims) * FULL_SCAN_PER_JOB
+            self._affordable_at = now + FULL_SCAN_SHARE * max(wasted, 0.0)
+            self._full_at = max(self._affordable_at, now + FULL_SCAN_INTERVAL)
             self._marks = {}
         for claim in claims:
             self._marks[claim.priority] = claim.run_at  # in order, so the last one of each priority stays
-        self._saturated = len(claims) >= request.slots
-        if not self._saturated and not request.everything and self._look_at is None:
-            self._look_at = max(self._full_at, now)  # nothing behind the marks; there may be before them
+        if not self._saturated:
+            if not request.everything and self._look_at is None:
+                self._look_at = max(self._affordable_at, now)  # nothing behind the marks; maybe before them
+            self._marks_exhausted = True
 
     def _sleep(self) -> float:
         assert self.workers is not None
@@ -312,6 +323,14 @@ class Dispatcher:
     def _salvage(self) -> None:
         """The server refused a cycle's data: write outcome by outcome, so that one cannot hold up the others."""
         connection = self._connected()
+        completed = [self._completed.popleft() for _ in range(min(len(self._completed), BATCH_LIMIT))]
+        if completed:
+            try:
+                answer = self._store.cycle(connection, self._node, completed, [], [], None, 0)
+            except BaseException:
+                self._completed.extendleft(reversed(completed))
+                raise
+            self._settle(completed, [], answer, monotonic())
         for _ in range(len(self._finished)):
             outcome = self._finished.popleft()
             for attempt in (outcome, outcome.bare()):

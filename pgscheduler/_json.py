@@ -59,12 +59,14 @@ def _explain(field: str, value: Any, path: str, depth: int, above: set[int]) -> 
     elif isinstance(value, int):
         if value.bit_length() > 4096:
             raise InvalidValueError(
-                field, f"{path}: {value.bit_length()} bits", "must hold each integer in a range of 4096 bits"
+                field,
+                f"{_cut(path)}: {value.bit_length()} bits",
+                "must hold each integer in a range of 4096 bits",
             )
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidValueError(
-                field, f"{path}: {value}", "must not hold NaN or infinity (numbers are finite)"
+                field, f"{_cut(path)}: {value}", "must not hold NaN or infinity (numbers are finite)"
             )
     elif isinstance(value, list | dict):
         if id(value) in above:
@@ -78,15 +80,22 @@ def _explain(field: str, value: Any, path: str, depth: int, above: set[int]) -> 
                 _explain_text(field, key, f"{path} key")
                 place = f"{path}.{key}"
             else:
-                raise InvalidTypeError(field, key, f"must have only str as key (str keys); at {path} it")
+                raise InvalidTypeError(
+                    field, key, f"must have only str as key (str keys); at {_cut(path)} it"
+                )
             _explain(field, item, place, depth + 1, above)
         above.discard(id(value))
     else:
         raise InvalidTypeError(
             field,
             value,
-            f"is not JSON: path {path} holds a value that is not dict, list, str, int, float, bool or None",
+            f"is not JSON: path {_cut(path)} holds a value that is not dict, list, str, int, float, bool or None",
         )
+
+
+def _cut(path: str) -> str:
+    """A place in someone's data, as an error text may repeat it."""
+    return ascii(path)[1:-1][:80]
 
 
 def _explain_text(field: str, text: str, path: str) -> None:

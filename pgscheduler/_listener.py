@@ -157,7 +157,7 @@ class Notifier:
     def _wake(self) -> None:
         with self._lock:
             if self._loop is None:
-                self._loop = Loop(f"{self._name}-notifier", self.step, self._log, self._disconnect)
+                self._loop = Loop(f"{self._name}-notifier", self.step, self._log, self._finish)
                 self._loop.start()
             loop = self._loop
         loop.wake()
@@ -202,6 +202,16 @@ class Notifier:
             self._watched -= {id_ for id_, committed in found if committed is not None}
             if any(committed for _, committed in found):
                 self._hints.add("due")
+
+    def _finish(self) -> None:
+        """The last hint of a process that ends at once, as a command does, would else never be sent."""
+        with contextlib.suppress(Exception):
+            if self._hints:
+                connection = self._connection or self._store.connect()
+                self._connection = connection
+                for hint in self._hints:
+                    self._store.notify(connection, hint)
+        self._disconnect()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

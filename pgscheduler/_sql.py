@@ -19,7 +19,7 @@ _TABLES = ("jobs", "runs", "run_logs", "nodes", "migrations", "runs_default", "r
 _FUNCTIONS = ("now", "enqueue")
 # An index or constraint lives in its table's schema and is created without naming it.
 _BARE = (
-    "jobs_state", "jobs_claimed", "jobs_pending", "jobs_running", "jobs_key",
+    "jobs_state", "jobs_times", "jobs_claimed", "jobs_pending", "jobs_running", "jobs_key",
     "runs_job", "runs_finished", "run_logs_job",
 )  # fmt: skip
 

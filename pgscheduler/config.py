@@ -22,6 +22,8 @@ __all__ = ["SchedulerConfig"]
 _PREFIX = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _MAX_PREFIX = 40  # characters; the longest name we append has 20, and PostgreSQL cuts at 63 without a word
 _MAX_SLOTS = 10_000
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]{0,40})://")
+_UNKNOWN_PARAMETER = re.compile(r'invalid (?:URI query parameter: |connection option )"[a-z_]{1,40}"')
 
 _DURATIONS = (
     "job_check_interval",
@@ -127,11 +129,9 @@ class SchedulerConfig:
         if not self.dsn.strip():
             # libpq would take the empty string as "the local socket, as me".
             raise InvalidValueError("dsn", self.dsn, "cannot be empty")
-        try:
-            conninfo_to_dict(self.dsn)
-        except (psycopg.ProgrammingError, UnicodeError, ValueError) as error:
-            # libpq's text names the parameter, never the password; the DSN itself is not shown.
-            raise InvalidValueError("dsn", "(not shown)", f"is invalid: {str(error).strip()[:200]}") from None
+        fault = _dsn_fault(self.dsn)
+        if fault is not None:
+            raise InvalidValueError("dsn", "(not shown)", f"is invalid: {fault}")
 
     def _check_logger(self) -> None:
         if self.logger is None:
@@ -201,6 +201,28 @@ class SchedulerConfig:
         if "pool" in overrides:
             found.pop("dsn", None)
         return cls(**{**found, **overrides})
+
+
+def _dsn_fault(dsn: str) -> str | None:
+    """What is wrong with a DSN, without repeating any of it: a wrong one may hold its password anywhere."""
+    scheme = _SCHEME.match(dsn)
+    if scheme is not None and scheme[1] not in ("postgresql", "postgres"):
+        return "its scheme must be postgresql:// (without a driver's name)"
+    if "\x00" in dsn:
+        return "it must not hold NUL"
+    try:
+        found = conninfo_to_dict(dsn)
+    except (psycopg.ProgrammingError, UnicodeError, ValueError) as error:
+        text = str(error).strip()
+        unknown = _UNKNOWN_PARAMETER.match(text)
+        if unknown is not None:
+            return unknown[0]
+        # libpq quotes what it could not read: that may be the half of a password after its `@` or blank.
+        return text.replace('"="', "'='").partition('"')[0].strip(" :")
+    port = str(found.get("port") or "")
+    if "@" in str(found.get("host") or "") or not all(p.isdigit() for p in port.split(",") if p):
+        return "in a URL, write @ / : ? # and % in a user's name or password as %40 %2F %3A %3F %23 and %25"
+    return None
 
 
 def _from_text(name: str, text: str, default: Any) -> Any:

@@ -36,6 +36,9 @@ create table {jobs} (
     consecutive_failures integer not null default 0,
     execution_time_ms    bigint,
     last_error           text,
+    -- What Python's datetime cannot hold would stop the node that reads it.
+    constraint {jobs_times} check (run_at >= '0002-01-01' and run_at < '9998-01-01'
+                                   and scheduled_at >= '0002-01-01' and scheduled_at < '9998-01-01'),
     constraint {jobs_state} check (state in ('pending', 'running', 'paused')),
     constraint {jobs_claimed} check ((state = 'running') = (token is not null))
 ) with (
