@@ -58,7 +58,7 @@ def duration(field: str, value: Any, *, zero: bool = False, maximum: timedelta =
     if isinstance(value, timedelta):
         length = value
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise InvalidValueError(field, value, "must be finite")
         if abs(value) > maximum.total_seconds():
             raise InvalidValueError(

@@ -46,6 +46,7 @@ class RunContext:
         "_completed",
         "_dropped",
         "_event",
+        "_kept",
         "_lines",
         "_log",
         "_occurrence",
@@ -79,6 +80,7 @@ class RunContext:
         self._completed = False  # ctx.transaction() has committed
         self._progress: dict[str, Any] | None = None
         self._lines: list[dict[str, Any]] | None = None
+        self._kept = 0
         self._dropped = 0
         self._log: Any = None
 
@@ -89,7 +91,7 @@ class RunContext:
         """The job's parameters: fresh JSON for each attempt, or an instance of `parameters_schema`'s class."""
         if self._parameters is ...:
             text = self._claim.parameters
-            self._parameters = {} if text is None else json.loads(text)
+            self._parameters = {} if text is None or text == "null" else json.loads(text)
         return self._parameters
 
     @property
@@ -240,11 +242,12 @@ class RunContext:
             self._on_stop(reason)
 
     def _note(self, level: str, event: object, fields: Mapping[str, Any]) -> None:
-        if self._lines is None:
-            self._lines = []
-        if len(self._lines) >= MAX_LOG_LINES:
+        if self._kept >= MAX_LOG_LINES:
             self._dropped += 1
             return
+        self._kept += 1
+        if self._lines is None:
+            self._lines = []
         self._lines.append(
             {
                 "at": round(monotonic() - self._claim.received, 6),
@@ -255,21 +258,16 @@ class RunContext:
         )
         self._services.noted(self)
 
-    def _take_notes(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """What has been said since the last call."""
+    def _take_notes(self, *, final: bool = False) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """What has been said since the last call; at the end also how many lines were too many."""
         progress, self._progress = self._progress, None
-        lines, self._lines = self._lines, None
-        if lines and self._dropped:
-            lines.append(
-                {
-                    "at": lines[-1]["at"],
-                    "level": "warning",
-                    "event": f"{self._dropped} lines dropped",
-                    "fields": None,
-                }
-            )
+        lines, self._lines = self._lines or [], None
+        if final and self._dropped:
+            at = round(monotonic() - self._claim.received, 6)
+            text = f"{self._dropped} lines dropped"
+            lines.append({"at": at, "level": "warning", "event": text, "fields": None})
             self._dropped = 0
-        return progress, lines or []
+        return progress, lines
 
 
 class RunLog:

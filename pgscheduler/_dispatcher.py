@@ -6,6 +6,7 @@ commit is in flight, so the next cycle takes hundreds at once: batching needs no
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -122,7 +123,10 @@ class Dispatcher:
     def release_unstarted(self) -> None:
         """Give back what no slot has begun."""
         assert self.workers is not None
-        for claim in self.workers.take_back():
+        self._release(self.workers.take_back())
+
+    def _release(self, claims: list[Claim]) -> None:
+        for claim in claims:
             claim.settled = True
             self._finished.append(states.released(claim))
         self._wake()
@@ -145,6 +149,13 @@ class Dispatcher:
             if request is not None:
                 self._plan_next_look(request, answer.claims, now)
         return self._sleep()
+
+    def finish(self) -> None:
+        """The loop ends: write what its last step left (a claim that came while the shutdown began), and close."""
+        with contextlib.suppress(Exception):
+            if self.unwritten:
+                self.step()
+        self.close()
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -235,19 +246,26 @@ class Dispatcher:
         written = [c for c, _, _ in completed] + [e.claim for e in finished]
         if answer.refused:
             refused = set(answer.refused)
-            lost = [c for c in written if c.id in refused]
-            lost += [c for c in self._ledger.all() if c.id in refused and c not in lost and not c.settled]
+            # By token: the same job may be held under a newer claim, which is not the one that was refused.
+            lost = [c for c in written if (c.id, c.token) in refused]
+            lost += [
+                c for c in self._ledger.all() if (c.id, c.token) in refused and c not in lost and not c.settled
+            ]
             self.counters["lost"] += len(lost)
             self._ledger.lose(lost)
             self._on_lost(lost)
-            completed = [f for f in completed if f[0].id not in refused]
-            finished = [e for e in finished if e.claim.id not in refused]
+            completed = [f for f in completed if (f[0].id, f[0].token) not in refused]
+            finished = [e for e in finished if (e.claim.id, e.claim.token) not in refused]
         self._ledger.drop(written)
         self.counters["recorded"] += len(completed) + len(finished)
         if answer.claims:
             self.counters["claimed"] += len(answer.claims)
             self._ledger.hold(answer.claims)
-            self.workers.submit(answer.claims)
+            if self.claiming:
+                self.workers.submit(answer.claims)
+            else:
+                # The shutdown began while this claim was under way: nobody would tell its runs to stop.
+                self._release(answer.claims)
         self._measure(len(written), now)
         if self.on_moved is not None:
             self.on_moved(answer.claims, completed, finished)
@@ -339,7 +357,12 @@ class Dispatcher:
                 except psycopg.errors.LockNotAvailable:
                     self._finished.append(outcome)
                     break
-                except (psycopg.DataError, psycopg.ProgrammingError, psycopg.InternalError) as error:
+                except BaseException as error:
+                    if _is_connection_error(error) or not isinstance(error, Exception):
+                        self._finished.appendleft(outcome)
+                        self._doubtful = True
+                        self.close()
+                        raise
                     self._log.error(
                         "outcome refused by the server", job=outcome.claim.name, error=str(error)[:300]
                     )

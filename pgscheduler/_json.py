@@ -33,6 +33,8 @@ def dump_json(field: str, value: Any, limit: int) -> str:
         size = len(text.encode())
         # Reading it back costs less than walking it in Python, and tells whether anything was changed.
         faithful = json.loads(text) == value and "\\u0000" not in text
+        # Brackets bound the depth. What is deeper than a reader's stack could be stored, and never be read.
+        faithful = faithful and text.count("[") + text.count("{") <= MAX_DEPTH
     except (TypeError, ValueError, RecursionError, UnicodeEncodeError):
         faithful, size, text = False, 0, ""
     if not faithful:

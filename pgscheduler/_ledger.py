@@ -43,6 +43,7 @@ class Ledger:
         #: Set when a claim was let go; `shutdown` waits on it.
         self.changed = _Changed()
         self._fenced = False  # set when a claim ran out; cleared by a heartbeat that reached the database
+        self._proven_at: float | None = None  # elapsed(), when the last such heartbeat was sent
 
     def hold(self, claims: Iterable[Claim]) -> None:
         with self._lock:
@@ -80,6 +81,7 @@ class Ledger:
         """These heartbeats are written; `at` is when they were *sent*, so the node's view is never the younger."""
         for claim in claims:
             claim.beaten_at = max(claim.beaten_at, at)
+        self._proven_at = at
         self._fenced = False
 
     def expire(self) -> list[Claim]:
@@ -98,8 +100,9 @@ class Ledger:
 
     @property
     def fenced(self) -> bool:
-        """True while this node must not claim: it could not prove itself alive."""
-        return self._fenced
+        """True while this node must not claim: it could not prove itself alive, whether it held claims or not."""
+        proven_at = self._proven_at
+        return self._fenced or (proven_at is not None and elapsed() - proven_at > self._patience)
 
     def seconds_to_expiry(self) -> float:
         """How long until the oldest unproven claim runs out; at most one heartbeat interval."""

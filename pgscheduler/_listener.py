@@ -6,6 +6,7 @@ the next due time or `job_check_interval`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading

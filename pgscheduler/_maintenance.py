@@ -5,6 +5,7 @@ To add a chore: write its function, add a row to `CHORES`.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from .clock import monotonic
 
 __all__ = ["CHORES", "Chore", "Maintenance", "ensure_partitions"]
 
+# A node that freezes or is cut off in a chore must not keep its locks: they would stop this chore, and perhaps all
+# completions, on every other node until the network gives it up.
+ENTER = "select pg_try_advisory_xact_lock(%s), set_config('idle_in_transaction_session_timeout', %s, true)"
 BATCH = 1000  # rows per transaction, so that no chore holds locks for long
 DAYS_AHEAD = 3  # partitions are made this far ahead; the default partition catches the rest
 PARTITIONED = ("runs", "run_logs")
@@ -59,12 +63,20 @@ def retire_orphans(connection: psycopg.Connection[Any], store: Store, settings: 
 
 
 def keep_partitions(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
-    """Make the coming days' partitions, drop those older than the retention."""
+    """Make the coming days' partitions, drop those older than the retention.
+
+    A role that may create nothing keeps its history in the default partition, and deletes what is old.
+    """
     connection.execute("set local lock_timeout = '2s'")
     today = connection.execute(store.sql["now"]).fetchone()[0].astimezone(UTC).date()  # type: ignore[index]
-    made = ensure_partitions(connection, store, today)
-    dropped = _drop_old(connection, store, today, settings.history_retention)
-    return made + dropped
+    # The partition of a day may go when its last instant is older than the retention.
+    oldest = today - timedelta(days=int(settings.history_retention // 86400) + 1)
+    touched: list[str] = []
+    with contextlib.suppress(psycopg.errors.InsufficientPrivilege), connection.transaction():
+        touched += ensure_partitions(connection, store, today)
+        touched += _drop_old(connection, store, oldest)
+    _delete_old(connection, store, oldest)
+    return touched
 
 
 CHORES = (
@@ -98,13 +110,18 @@ class Maintenance:
                 self._due[chore.name] = now if again else monotonic() + period * random.uniform(0.8, 1.0)  # noqa: S311
         return max(min(self._due.values()) - monotonic(), 0.0)
 
+    def _patience(self) -> str:
+        """How long a chore's transaction may stand still: little against the timeout that a death is found in."""
+        return f"{int(min(max(self._settings.no_heartbeat_timeout / 10, 0.2), 5.0) * 1000)}ms"
+
     def do(self, chore: Chore) -> bool:
         """Run one chore if no other node is at it; True when there is more to do."""
 
         def locked(connection: psycopg.Connection[Any]) -> list[Any]:
             with connection.transaction():
                 key = self._store.names.lock_key(chore.lock)
-                if connection.execute("select pg_try_advisory_xact_lock(%s)", [key]).fetchone() == (True,):
+                entered = connection.execute(ENTER, [key, self._patience()]).fetchone()
+                if entered is not None and entered[0]:
                     return chore.do(connection, self._store, self._settings)
             return []
 
@@ -138,15 +155,17 @@ def ensure_partitions(connection: psycopg.Connection[Any], store: Store, today: 
     return made
 
 
-def _drop_old(connection: psycopg.Connection[Any], store: Store, today: date, retention: float) -> list[str]:
-    # The partition of a day may go when its last instant is older than the retention.
-    oldest = today - timedelta(days=int(retention // 86400) + 1)
+def _drop_old(connection: psycopg.Connection[Any], store: Store, oldest: date) -> list[str]:
     dropped = []
     for name in _partitions(connection, store):
         parent, _, suffix = name.rpartition("_p")
         if parent in PARTITIONED and suffix.isdigit() and datetime.strptime(suffix, "%Y%m%d").date() < oldest:  # noqa: DTZ007
             connection.execute(sql.SQL("drop table {}").format(store.names.identifier(name)))
             dropped.append(name)
+    return dropped
+
+
+def _delete_old(connection: psycopg.Connection[Any], store: Store, oldest: date) -> None:
     for parent, column in (("runs", "finished_at"), ("run_logs", "at")):
         connection.execute(
             sql.SQL("delete from {} where {} < {}").format(
@@ -155,7 +174,6 @@ def _drop_old(connection: psycopg.Connection[Any], store: Store, today: date, re
                 sql.Literal(_midnight(oldest)),
             )
         )
-    return dropped
 
 
 def _partitions(connection: psycopg.Connection[Any], store: Store) -> set[str]:

@@ -96,6 +96,13 @@ def _latest() -> int:
 
 def _current(connection: Connection[TupleRow], names: Names) -> int | None:
     """The schema's version; None when there is none."""
+    try:
+        return _version(connection, names)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SchemaError(f"permission denied while reading the schema's version: {error}") from error
+
+
+def _version(connection: Connection[TupleRow], names: Names) -> int | None:
     table = names.table("migrations")
     found = connection.execute(
         "select relkind::text from pg_class where oid = to_regclass(%s)", [table]

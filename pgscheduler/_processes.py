@@ -15,7 +15,7 @@ import os
 import pickle
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -44,7 +44,7 @@ class Home:
     """What a child needs to know of its node to reach the database by itself."""
 
     node: str
-    conninfo: str
+    conninfo: str = field(repr=False)  # holds the password
     schema: str
     prefix: str
     prepared: bool
@@ -323,7 +323,7 @@ class _ChildSide:
         entry = Registered(claim.name, order.job)
         verdict = asyncio.run(_async(entry, context)) if entry.is_async else call_hooks(entry, context)
         self._context = None
-        self._noted(context)
+        self._send_notes(*context._take_notes(final=True))
         self._send(("verdict", *_encode(verdict), context._completed))
 
     def _send(self, message: Any) -> None:
@@ -331,7 +331,9 @@ class _ChildSide:
             self._pipe.send(message)
 
     def _noted(self, context: RunContext) -> None:
-        progress, lines = context._take_notes()
+        self._send_notes(*context._take_notes())
+
+    def _send_notes(self, progress: Any, lines: list[dict[str, Any]]) -> None:
         if progress is not None or lines:
             self._send(("note", progress, lines))
 
@@ -376,7 +378,12 @@ def _encode(verdict: Verdict) -> tuple[str | None, Any, str | None, str | None]:
         else None
     )
     if said is not None:
-        return None, (type(said).__name__, getattr(said, "after", None), clean_text(said.reason)), None, None
+        name = next(
+            (n for n, kind in SIGNALS.items() if isinstance(said, kind)), None
+        )  # or a user's subclass
+        if name is None:
+            return None, None, error_text(said), None
+        return None, (name, getattr(said, "after", None), clean_text(said.reason)), None, None
     if isinstance(verdict.error, JobCancelled | asyncio.CancelledError):
         return None, None, None, getattr(verdict.error, "reason", "cancelled")
     if verdict.error is not None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from .errors import DuplicateJobError, InvalidTypeError, InvalidValueError, JobKindError
+from .errors import DuplicateJobError, InvalidTypeError, InvalidValueError, JobKindError, show
 from .job import Job, JobConfig, Policy, policy_of
 from .retry import RetryPolicy
 from .schedule import Schedule
@@ -190,7 +190,9 @@ def instantiate(source: Any) -> Job:
 
 
 def plain_parameters(parameters: Any) -> Any:
-    """Parameters given as a dataclass or pydantic instance, as the JSON that is stored."""
+    """Parameters given as a dataclass or pydantic instance, as the JSON that is stored. None is none given."""
+    if parameters is None:
+        return {}
     if dataclasses.is_dataclass(parameters) and not isinstance(parameters, type):
         return dataclasses.asdict(parameters)
     if hasattr(parameters, "model_dump"):
@@ -210,8 +212,12 @@ def validate_parameters(schema: Any, parameters: Any) -> Any:
                 raise TypeError(f"a JSON object is needed, not {type(parameters).__name__}")
             return schema(**parameters)
         except Exception as error:
+            # Their names are shown, not their values: parameters may hold secrets.
+            given = (
+                sorted(map(str, parameters)) if isinstance(parameters, dict) else type(parameters).__name__
+            )
             raise InvalidValueError(
-                "parameters", parameters, f"do not fit {schema.__qualname__}: {str(error)[:300]}"
+                "parameters", given, f"do not fit {schema.__qualname__}: {str(error)[:300]}"
             ) from error
     try:
         import jsonschema
@@ -228,7 +234,7 @@ def validate_parameters(schema: Any, parameters: Any) -> Any:
             f"is no JSON Schema: {error.message[:300]}",
         ) from error
     except jsonschema.ValidationError as error:
-        raise InvalidValueError(
-            "parameters", error.json_path, f"do not fit their schema: {error.message[:300]}"
-        ) from error
+        # jsonschema's text repeats the value, which may be a secret; the place and the rule say enough.
+        rule = f"do not fit their schema: {error.validator} {show(error.validator_value)}"
+        raise InvalidValueError("parameters", error.json_path, rule) from error
     return parameters

@@ -31,6 +31,7 @@ __all__ = ["Plan", "ProcessDiedError", "RemoteError", "Runner", "Verdict", "deci
 
 RESULT_LIMIT = 1 << 20  # bytes of JSON that a run may return
 SKIPPED_KEPT = 100  # skipped occurrences with a line each; older ones share one
+LONGEST_DELAY = 3650 * 86400.0  # seconds; the same limit as that of Retry and Snooze
 UNKNOWN_SCHEDULE_DELAY = 60.0  # seconds until another node may try a schedule that this one cannot compute
 
 
@@ -143,31 +144,34 @@ class Runner:
             and verdict.value is None
             and context.cancel_reason is None
             and context._lines is None
+            and not context._dropped
             and context._progress is None
         ):
             self.report(claim, (claim, started, now))
             return
         outcome = decide(plan, context.cancel_reason, context._completed, verdict, started, now, self._log)
-        progress, lines = context._take_notes()
+        progress, lines = context._take_notes(final=True)
         outcome.progress, outcome.logs = progress, lines
         self.report(claim, outcome)
 
 
 def call_hooks(entry: Registered, context: RunContext) -> Verdict:
     """init → run → shutdown, whatever they raise."""
+    early: Any = None
     try:
         job = entry.make()
         if entry.typed is not None:
             context._parameters = validate_parameters(entry.typed, context.parameters)
         if entry.has_init:
             early = job.init(context)
-            if isinstance(early, Signal):
-                return Verdict(early)
     except BaseException as error:  # noqa: BLE001 - SystemExit in a job ends the attempt, not the node
         return Verdict(error=error)
     verdict = Verdict()
     try:
-        verdict.value = job.run(context)
+        # An init that has decided has opened things too: run is left out, shutdown is not.
+        verdict.value = early if isinstance(early, Signal) else job.run(context)
+        if verdict.value is not None:
+            _refuse_unstarted(verdict.value)
     except BaseException as error:  # noqa: BLE001
         verdict.error = error
     if entry.has_shutdown:
@@ -185,21 +189,25 @@ async def call_hooks_async(entry: Registered, context: RunContext) -> Verdict:
     async def call(hook: Callable[[RunContext], Any]) -> Any:
         if inspect.iscoroutinefunction(hook):
             return await hook(context)
-        return await asyncio.to_thread(hook, context)
+        # The error comes back as a value: a StopIteration cannot be set on a future, which would then hang.
+        value, error = await asyncio.to_thread(_attempt, hook, context)
+        if error is not None:
+            raise error
+        return value
 
+    early: Any = None
     try:
         job: Job = entry.make()
         if entry.typed is not None:
             context._parameters = validate_parameters(entry.typed, context.parameters)
         if entry.has_init:
             early = await call(job.init)
-            if isinstance(early, Signal):
-                return Verdict(early)
     except BaseException as error:  # noqa: BLE001
         return Verdict(error=error)
     verdict = Verdict()
     try:
-        verdict.value = await call(job.run)
+        verdict.value = early if isinstance(early, Signal) else await call(job.run)
+        _refuse_unstarted(verdict.value)
     except BaseException as error:  # noqa: BLE001
         verdict.error = error
     if entry.has_shutdown:
@@ -208,6 +216,24 @@ async def call_hooks_async(entry: Registered, context: RunContext) -> Verdict:
         except BaseException as error:  # noqa: BLE001
             context.log.error("shutdown hook failed", error=error_text(error))
     return verdict
+
+
+def _attempt(hook: Callable[[RunContext], Any], context: RunContext) -> tuple[Any, BaseException | None]:
+    try:
+        return hook(context), None
+    except BaseException as error:  # noqa: BLE001 - the caller raises it
+        return None, error
+
+
+def _refuse_unstarted(value: Any) -> None:
+    """Raise for what a forgotten `async` or a stray `yield` returns: the body has not run, so nothing is done."""
+    if inspect.iscoroutine(value) or inspect.isgenerator(value):
+        value.close()
+    elif not inspect.isasyncgen(value):
+        return
+    raise TypeError(
+        f"run returned a {type(value).__name__}, so its body never ran: `async def run` without `yield`"
+    )
 
 
 # --- before user code runs --------------------------------------------------------------------------
@@ -411,7 +437,8 @@ def _failure(
                 facts["reason"] = f"backoff failed: {clean_text(broken, 200)}"
                 delay = timedelta(seconds=60)
         if delay is not None:
-            seconds = max(delay.total_seconds(), 0.0)
+            # A callable may answer any timedelta; PostgreSQL's time ends long before Python's.
+            seconds = min(max(delay.total_seconds(), 0.0), LONGEST_DELAY)
             return states.failed_again(
                 plan.claim,
                 outcome,

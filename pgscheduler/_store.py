@@ -52,7 +52,7 @@ class ClaimRequest:
 class Cycle:
     """The answer of one cycle."""
 
-    refused: list[int]  # ids of outcomes that lost their claim
+    refused: list[tuple[int, int]]  # (id, token) of outcomes and notes that lost their claim
     claims: list[Claim]
 
 
@@ -108,7 +108,7 @@ class Store:
             return
         self._pool = ConnectionPool(
             self.conninfo,
-            kwargs={"autocommit": True, "prepare_threshold": 5 if self._prepared else None},
+            kwargs={"autocommit": True, "prepare_threshold": self.prepare_threshold},
             min_size=0,
             max_size=self._pool_size,
             open=False,
@@ -117,6 +117,11 @@ class Store:
             max_idle=60,
         )
         self._pool.open(wait=False)
+
+    @property
+    def prepare_threshold(self) -> int | None:
+        """psycopg's setting for connections on which others' statements run."""
+        return 5 if self._prepared else None
 
     def close(self) -> None:
         if self._pool is not None:
@@ -231,17 +236,17 @@ class Store:
                     self.sql["claim"], _claim_parameters(request, node, token)
                 )
         received = monotonic()
-        refused: list[int] = []
+        refused: list[tuple[int, int]] = []
         if done is not None:
             count, accepted = done.fetchone()  # type: ignore[misc]
             if count < len(completed):
-                refused += _missing((c.id for c, _, _ in completed), accepted)
+                refused += _missing(((c.id, c.token) for c, _, _ in completed), accepted)
         if final is not None:
             (accepted,) = final.fetchone()  # type: ignore[misc]
-            refused += _missing((e.claim.id for e in finished), accepted)
+            refused += _missing(((e.claim.id, e.claim.token) for e in finished), accepted)
         if noted is not None:
             (accepted,) = noted.fetchone()  # type: ignore[misc]
-            refused += _missing((n["id"] for n in notes), accepted)
+            refused += _missing(((n["id"], n["token"]) for n in notes), accepted)
         claims = [] if taken is None else [Claim(row, token, sent, received) for row in taken.fetchall()]
         return Cycle(refused, claims)
 
@@ -283,18 +288,26 @@ def dump(value: Any) -> str:
 def unavailable(error: Exception) -> DatabaseUnavailableError:
     """Our own error for "cannot be reached". libpq's texts name host and port, never the password."""
     return DatabaseUnavailableError(
-        f"cannot connect to PostgreSQL (host unreachable or refused): {str(error).strip()[:500]}"
+        f"cannot connect to PostgreSQL (host unreachable or refused): {_line(error)}"
     )
 
 
 def refused(error: Exception) -> DatabaseUnavailableError:
     """PostgreSQL answered, and cannot do it now; nothing was stored."""
-    return DatabaseUnavailableError(f"PostgreSQL refused: {str(error).strip()[:500]}")
+    return DatabaseUnavailableError(f"PostgreSQL refused: {_line(error)}")
 
 
-def _missing(asked: Iterable[int], accepted: Sequence[int] | None) -> list[int]:
-    known = set(accepted or ())
-    return [id_ for id_ in asked if id_ not in known]
+def _line(error: Exception) -> str:
+    """libpq's text, which may have several lines, as one."""
+    return " ".join(str(error).split())[:400]
+
+
+def _missing(
+    asked: Iterable[tuple[int, int]], accepted: Sequence[Sequence[int]] | None
+) -> list[tuple[int, int]]:
+    # By claim, not by job: an old claim of a job and its successor may be asked for together.
+    known = {(id_, token) for id_, token in accepted or ()}
+    return [claim for claim in asked if claim not in known]
 
 
 def _completed_parameters(completed: Sequence[tuple[Claim, float, float]]) -> dict[str, str]:

@@ -30,7 +30,9 @@ class RunTransaction:
         self._context.check()
         # A connection of its own: a pool shared with other jobs could be exhausted by them for ever.
         try:
-            self._connection = psycopg.Connection.connect(self._store.conninfo)
+            self._connection = psycopg.Connection.connect(
+                self._store.conninfo, prepare_threshold=self._store.prepare_threshold
+            )
         except psycopg.OperationalError as error:
             raise unavailable(error) from error
         return self._connection
@@ -54,7 +56,9 @@ class RunTransaction:
         self._refuse_second()
         self._context.check()
         try:
-            self._async = await psycopg.AsyncConnection.connect(self._store.conninfo)
+            self._async = await psycopg.AsyncConnection.connect(
+                self._store.conninfo, prepare_threshold=self._store.prepare_threshold
+            )
         except psycopg.OperationalError as error:
             raise unavailable(error) from error
         return self._async

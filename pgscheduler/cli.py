@@ -34,6 +34,7 @@ from ._cron import read
 from ._sql import Names
 from ._store import Store
 from ._version import __version__
+from .client import JobRef
 from .config import SchedulerConfig
 from .errors import (
     InvalidTypeError,
@@ -89,14 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             standalone_mode=False,
             obj=options,
         )
-        sys.stdout.flush()
         return status if isinstance(status, int) else 0
-    except BrokenPipeError:
+    except (BrokenPipeError, _ReaderGoneError):
         # Python would complain once more when it closes stdout.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (KeyboardInterrupt, SystemExit, Exception) as error:
+    except (KeyboardInterrupt, SystemExit, Exception) as error:  # noqa: BLE001 - each becomes one line
         if isinstance(error, SystemExit):
             return error.code if isinstance(error.code, int) else 1
         return _fail(error, options["debug"])
@@ -335,23 +335,20 @@ def configuration(where: Mapping[str, Any], **more: Any) -> SchedulerConfig:
     return SchedulerConfig.from_env(**{**where, **more})
 
 
-def logger(level: str, as_json: bool = False) -> Any:
-    """A structlog logger that writes to stderr, so that stdout belongs to the answer."""
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    return structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
-        processors=[
+def log_settings(level: str, as_json: bool = False) -> dict[str, Any]:
+    """How structlog shall write: to stderr, so that stdout belongs to the answer."""
+    renderer: Any = structlog.processors.JSONRenderer()
+    if not as_json:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    return {
+        "processors": [
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-    )
+        "wrapper_class": structlog.make_filtering_bound_logger(level),
+    }
 
 
 def _debugging() -> bool:
@@ -362,7 +359,9 @@ def _debugging() -> bool:
 def client(where: Mapping[str, Any]) -> Iterator[Scheduler]:
     """A scheduler that is not started: it asks and schedules, and runs nothing."""
     # What its background loops have to say is of no use to a command that is over in a moment.
-    config = configuration(where, create_schema=False, logger=logger("debug" if _debugging() else "critical"))
+    settings = log_settings("debug" if _debugging() else "critical")
+    log = structlog.wrap_logger(structlog.PrintLogger(sys.stderr), **settings)
+    config = configuration(where, create_schema=False, logger=log)
     with Scheduler(config) as scheduler:
         yield scheduler
 
@@ -379,7 +378,8 @@ def find_job(scheduler: Scheduler, text: str) -> JobRecord:
     live = [job for name, key in pairs for job in scheduler.jobs(name=name, key=key, limit=1)]
     if live:
         return _the_only(live, text, [])
-    for reference in (text, *pairs):
+    references: list[JobRef] = [text, *pairs]
+    for reference in references:
         with suppress(JobNotFoundError):
             return scheduler.get_job(reference)  # one that has ended: the verbs say so
     raise JobNotFoundError(text)
@@ -450,10 +450,22 @@ def _read_file(path: str) -> str:
 # --- the commands ---------------------------------------------------------------------------------------
 
 
+class _ReaderGoneError(Exception):
+    """Nobody reads our output any more. A name of its own, because click makes exit status 1 of the builtin."""
+
+
 class _Group(click.Group):
     """Commands in the order in which one meets them, not by the alphabet."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            found = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
+        return found
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
 
 
@@ -477,7 +489,7 @@ def cli() -> None:
 @_json
 @_debug
 def demo(keep: bool, as_json: bool) -> int:
-    """Two nodes, a hundred jobs, and a kill -9 half-way: watch what happens.
+    """Watch a hundred jobs survive a kill -9.
 
     Starts a private PostgreSQL, two node processes, a recurring job and a hundred one-time jobs that read,
     total and compress files; kills one node while it works; then checks that nothing was lost or doubled.
@@ -499,7 +511,9 @@ def demo(keep: bool, as_json: bool) -> int:
     help="How long running jobs may take to end. [default: 30]",
 )
 @database_options
-@_json
+@click.option(
+    "--json", "as_json", is_flag=True, help="Start and end as JSON lines on stdout; the log is JSON too."
+)
 @_debug
 @click.pass_context
 def run(
@@ -528,6 +542,9 @@ def run(
         else timedelta(seconds=_finite(shutdown_timeout)),
     }
     given = {k: v for k, v in options.items() if v is not None}
+    if not structlog.is_configured():  # before the module is loaded, which may have a wish of its own
+        settings = log_settings("debug" if _debugging() else "info", as_json)
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), **settings)
     found = load_target(target)
     if isinstance(found, Scheduler):
         named = [
@@ -541,8 +558,6 @@ def run(
                 context,
             )
         return serve(found, [], as_json)
-    if not structlog.is_configured():
-        given["logger"] = logger("debug" if _debugging() else "info", as_json)
     return serve(Scheduler(configuration(where, **given)), found, as_json)
 
 
@@ -660,6 +675,7 @@ def serve(scheduler: Scheduler, jobs: list[type[Job] | Job], as_json: bool) -> i
             scheduler.start()
         tell("started", pid=os.getpid(), jobs=sorted(names))
         received = signals.wait()
+        scheduler.log.info("signal received, shutting down", signal=received)
         clean = scheduler.shutdown()
         abandoned = 0 if clean else scheduler.abandon()
         tell("stopped", signal=received, clean=clean, abandoned=abandoned)
@@ -806,22 +822,22 @@ _ANSWERS = {
 }
 
 
-@_job_command("cancel", "Cancel a JOB: at once if it waits; one that runs is asked to stop.")
+@_job_command("cancel", "Cancel a JOB. One that waits ends at once; one that runs is asked to stop.")
 def cancel(scheduler: Scheduler, job: JobRecord) -> Any:
     return scheduler.cancel(job)
 
 
-@_job_command("pause", "Pause a JOB: it is not started any more until it is resumed.")
+@_job_command("pause", "Pause a JOB. It is not started any more until it is resumed.")
 def pause(scheduler: Scheduler, job: JobRecord) -> Any:
     return scheduler.pause(job)
 
 
-@_job_command("resume", "Resume a paused JOB; a recurring one goes on with its next occurrence.")
+@_job_command("resume", "Resume a paused JOB. A recurring one goes on with its next occurrence.")
 def resume(scheduler: Scheduler, job: JobRecord) -> Any:
     return scheduler.resume(job)
 
 
-@_job_command("trigger", "Make a JOB due now; a recurring one keeps its schedule.")
+@_job_command("trigger", "Make a JOB due now. A recurring one keeps its schedule.")
 def trigger(scheduler: Scheduler, job: JobRecord) -> Any:
     return scheduler.trigger(job)
 
@@ -875,7 +891,7 @@ def logs(run_id: str, where: dict[str, Any], as_json: bool) -> None:
 @_json
 @_debug
 def stats(where: dict[str, Any], as_json: bool) -> None:
-    """Count the live jobs by name and state, and say how late the oldest due one is."""
+    """Count the live jobs. By name and state, with the age of the oldest due one."""
     with client(where) as scheduler:
         found = scheduler.stats()
         living = [node for node in scheduler.nodes() if node.alive]
@@ -922,7 +938,7 @@ def enqueue(
     where: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Store a one-time job by NAME; a node that knows the name runs it."""
+    """Store a one-time job. A node that knows its NAME runs it."""
     if at is not None and delay is not None:
         raise click.UsageError("--at and --delay exclude each other", click.get_current_context())
     parameters = ... if params is None else parse_parameters(params)
@@ -946,7 +962,9 @@ def enqueue(
 @_json
 @_debug
 def cron(expression: str, timezone: str, count: int, start: str | None, as_json: bool) -> None:
-    """Show when a cron EXPR comes next: 5 fields, or 6 with the seconds first. Needs no database.
+    """Show when a cron EXPR comes next.
+
+    It has 5 fields, or 6 with the seconds first. Needs no database.
 
     A day on which the zone's offset changes is marked: there, what the clock skips runs right after the gap,
     and what it shows twice runs once, unless second, minute or hour is a star.
@@ -966,11 +984,19 @@ def cron(expression: str, timezone: str, count: int, start: str | None, as_json:
     if not rows:
         print("never again")
     else:
-        shown = [[r["weekday"], r["local"], r["offset"], r["abbreviation"], r["utc"], _ahead(at - now), r["note"]]
-                 for r, at in zip(rows, found, strict=True)]  # fmt: skip
-        columns = ["", f"{tz.key}", "offset", "", "UTC", "from now", "the clock that day"]
-        if not any(row[-1] for row in shown):
-            shown, columns = [row[:-1] for row in shown], columns[:-1]
+        columns = ["", tz.key, "offset", "", "UTC", "from now", "the clock that day"]
+        kept = [0, 4, 5] if tz.key == "UTC" else [0, 1, 2, 3, 4, 5]
+        if any(row["note"] for row in rows):
+            kept.append(6)
+        shown = [
+            [
+                *(row[n] for n in ("weekday", "local", "offset", "abbreviation", "utc")),
+                _ahead(at - now),
+                row["note"],
+            ]
+            for row, at in zip(rows, found, strict=True)
+        ]
+        columns, shown = [columns[i] for i in kept], [[row[i] for i in kept] for row in shown]
         say_table(schedule.expression, columns, shown, "")
     if len(rows) < count:
         print("and never after that, within the calendar")
@@ -1001,11 +1027,7 @@ def offset_change(local: datetime) -> str | None:
     try:
         midnight = datetime(local.year, local.month, local.day, tzinfo=tz)
         low = midnight.astimezone(UTC)
-        high = (
-            (datetime(local.year, local.month, local.day) + timedelta(days=1))
-            .replace(tzinfo=tz)
-            .astimezone(UTC)
-        )
+        high = (midnight + timedelta(days=1)).astimezone(UTC)  # a day by the clock on the wall
     except OverflowError:  # the last day of the calendar
         return None
     # A change at the very end of midnight belongs to the day that it begins.

@@ -27,6 +27,7 @@ from ._store import Store, dump
 from .clock import monotonic
 from .errors import (
     DatabaseUnavailableError,
+    DuplicateJobError,
     InvalidTypeError,
     InvalidValueError,
     JobKindError,
@@ -37,10 +38,10 @@ from .errors import (
     WaitTimeoutError,
 )
 from .events import StatusChange
-from .job import Job, JobConfig, schedule_of
+from .job import Job, JobConfig, policy_of, schedule_of
 from .records import JobRecord, LogLine, NodeRecord, RunRecord
 from .schedule import Cron, Schedule
-from .states import JobState
+from .states import JobState, Outcome
 
 __all__ = ["Client", "JobRef"]
 
@@ -93,12 +94,12 @@ class Client:
             return self._schedule_async(connection, job, statement, parameters)
         if connection is not None:
             row = _foreign.execute(connection, self.store.sql[statement], parameters)
-            return self._stored_elsewhere(job, row)
+            return self._stored_elsewhere(job, row, parameters)
         row = self._write(lambda c: _one(c, self.store.sql[statement], parameters))
         if row is None:
             return self._refused(job, parameters)
         self.registry.adopt(job)
-        return self._stored(row)
+        return self._stored(row, parameters)
 
     def enqueue(
         self,
@@ -138,7 +139,7 @@ class Client:
         row = self._write(lambda c: _one(c, self.store.sql[statement], values))
         if row is None:
             raise self._refusal(values)
-        return self._stored(row)
+        return self._stored(row, values)
 
     def schedule_many(self, jobs: Iterable[Job], connection: psycopg.Connection[Any] | None = None) -> int:
         """See `Scheduler.schedule_many`."""
@@ -147,16 +148,37 @@ class Client:
         admitted: list[Job] = []
         names: set[str] = set()
         seen: dict[str, type[Job]] = {}
+        kinds: dict[str, bool] = {}  # name -> is it recurring?
+        keys: set[tuple[str, str]] = set()
+        now: datetime | None = None
         for item in jobs:
             job = instantiate(item)
             name = job.name
-            if seen.get(name) is not type(job) or job.config.schedule is not None:
+            recurring = job.config.schedule is not None
+            if kinds.setdefault(name, recurring) != recurring:
+                text = f"job {name!r} is given as recurring and as one-time in one schedule_many"
+                raise JobKindError(text, name)
+            if seen.get(name, type(job)) is not type(job):
+                text = (
+                    f"job implementation does not match registered job: {name!r} is {seen[name].__qualname__}"
+                )
+                raise DuplicateJobError(text, name)
+            if name not in seen or recurring:
                 self.registry.admit(job)
                 seen[name] = type(job)
                 admitted.append(job)
             config = job.config
             if config.schedule is not None or config.key is not None:
-                keyed.append(self._values(name, config))
+                if now is None and config.schedule is not None:
+                    now = self.store.now()  # one moment for all of them
+                values = self._values(name, config, now)
+                if (name, values["key"]) in keys:
+                    text = f"job {name!r} with key {values['key']!r} is given twice in one schedule_many"
+                    raise DuplicateJobError(text, name)
+                keys.add((name, values["key"]))
+                keyed.append(values)
+                if config.schedule is None:
+                    names.add(name)
             else:
                 names.add(name)
                 plain.append((name, config))
@@ -179,7 +201,7 @@ class Client:
         self, plain: list[dict[str, Any]], keyed: list[dict[str, Any]], names: set[str]
     ) -> Callable[[psycopg.Connection[Any]], None]:
         def write(connection: psycopg.Connection[Any]) -> None:
-            if plain:
+            if names:
                 found = connection.execute(
                     self.store.sql["recurring_names"], {"names": sorted(names)}
                 ).fetchone()
@@ -187,6 +209,7 @@ class Client:
                     raise JobKindError(
                         f"job {found[0]!r} is recurring; a one-time job may not share its name", found[0]
                     )
+            if plain:
                 self._copy(connection, plain)
             for start in range(0, len(keyed), CHUNK):
                 chunk = keyed[start : start + CHUNK]
@@ -243,7 +266,7 @@ class Client:
         values = self._values(name, config)
         return ("insert" if values["key"] is None else "upsert"), values
 
-    def _values(self, name: str, config: JobConfig) -> dict[str, Any]:
+    def _values(self, name: str, config: JobConfig, now: datetime | None = None) -> dict[str, Any]:
         parameters = plain_parameters(config.parameters)
         text = None
         if parameters != {}:
@@ -264,7 +287,7 @@ class Client:
         if config.schedule is not None:
             values["key"] = config.key or name
             values["schedule"] = config.schedule_json()
-            first = config.schedule.next_after(self.store.now())
+            first = config.schedule.next_after(now or self.store.now())
             if first is None:
                 raise InvalidValueError("schedule", config.schedule, "has no occurrence left")
             values["scheduled_at"] = first
@@ -319,30 +342,26 @@ class Client:
             raise ScheduleUnknownError(f"stored here, but perhaps not on a standby: {warned[0]}")
         return result
 
-    def _stored(self, row: Mapping[str, Any]) -> JobRecord:
-        record = JobRecord.from_row(row)
+    def _stored(self, row: Mapping[str, Any], values: Mapping[str, Any]) -> JobRecord:
+        record = _record(row, values)
         self._hint("due")
         self.on_change(StatusChange(record.id, record.name, record.key, None, record.state))
         return record
 
     def _stored_elsewhere(
-        self, job: Job | None, row: Mapping[str, Any] | None, values: dict[str, Any] | None = None
+        self, job: Job | None, row: Mapping[str, Any] | None, values: Mapping[str, Any]
     ) -> JobRecord:
         """Stored in a caller's transaction: the nodes are woken when it has committed."""
         if row is None:
-            if values is None and job is not None:
-                values = {
-                    "name": job.name,
-                    "key": job.config.key or (job.name if job.config.schedule is not None else None),
-                    "schedule": job.config.schedule,
-                }
-            raise self._refusal(values or {})
+            if job is not None:
+                return self._refused(job, values)
+            raise self._refusal(values)
         if job is not None:
             self.registry.adopt(job)
         self.notifier.watch(row["transaction"])
-        return JobRecord.from_row(row)
+        return _record(row, values)
 
-    def _refused(self, job: Job, values: dict[str, Any]) -> JobRecord:
+    def _refused(self, job: Job, values: Mapping[str, Any]) -> JobRecord:
         """The upsert changed nothing: the job runs, or is of the other kind. An unchanged definition is fine."""
         existing = self._live(name=values["name"], key=values["key"]) if values["key"] is not None else None
         if (
@@ -416,7 +435,7 @@ class Client:
             if live["schedule"] is not None:
                 schedule = self._schedule_of(live)
                 scheduled_at = schedule.next_after(self.store.now()) if schedule is not None else None
-                run_at = scheduled_at
+                run_at = None if scheduled_at is None else scheduled_at + self._jitter(live, scheduled_at)
             values = {
                 "id": live["id"],
                 "schedule": live["schedule"],
@@ -466,7 +485,8 @@ class Client:
             first = config.schedule.next_after(self.store.now())
             if first is None:
                 raise InvalidValueError("schedule", schedule, "has no occurrence left")
-            values |= {"schedule": config.schedule_json(), "run_at": first, "scheduled_at": first}
+            run_at = first + self._jitter(live, first)
+            values |= {"schedule": config.schedule_json(), "run_at": run_at, "scheduled_at": first}
         elif live["schedule"] is not None:
             raise JobKindError(
                 f"job {live['name']!r} is recurring; give another schedule, or trigger it", live["name"]
@@ -505,7 +525,7 @@ class Client:
         )
         if row is None:
             raise self._refusal(values)
-        return self._stored(row)
+        return self._stored(row, values)
 
     # --- reading ----------------------------------------------------------------------------------------
 
@@ -532,10 +552,10 @@ class Client:
     ) -> list[JobRecord]:
         """See `Scheduler.jobs`."""
         values = {
-            "name": name,
-            "key": key,
-            "state": None if state is None else str(JobState(state)),
-            "recurring": recurring,
+            "name": None if name is None else check.name("name", name),
+            "key": None if key is None else check.name("key", key),
+            "state": None if state is None else check.one_of("state", state, tuple(JobState)),
+            "recurring": None if recurring is None else check.boolean("recurring", recurring),
         }
         return [
             JobRecord.from_row(row)
@@ -548,7 +568,7 @@ class Client:
         *,
         name: str | None = None,
         key: str | None = None,
-        outcome: str | None = None,
+        outcome: Outcome | str | None = None,
         since: datetime | None = None,
         limit: int = 50,
         offset: int = 0,
@@ -560,9 +580,9 @@ class Client:
             job_id, name, key = reference["id"], reference["name"] or name, reference["key"] or key
         values = _run_filter(
             job=job_id,
-            name=name,
-            key=key,
-            outcome=outcome,
+            name=None if name is None else check.name("name", name),
+            key=None if key is None else check.name("key", key),
+            outcome=None if outcome is None else check.one_of("outcome", outcome, tuple(Outcome)),
             since=None if since is None else check.instant("since", since),
         )
         return [
@@ -577,6 +597,8 @@ class Client:
             values = _run_filter(job=int(job), token=int(token, 16), limit=1)
         except ValueError:
             raise InvalidValueError("run", run_id, "must be a run's id, as in `job-token`") from None
+        if not (0 < values["job"] < 2**63 and 0 <= values["token"] < 2**63):
+            raise JobNotFoundError(run_id)
         rows = self.store.rows("list_runs", values)
         if not rows:
             raise JobNotFoundError(run_id)
@@ -642,6 +664,13 @@ class Client:
             return error
         return JobNotRunningError(_shown(job), f"job already {record.state}")
 
+    def _jitter(self, row: Mapping[str, Any], occurrence: datetime) -> timedelta:
+        """This occurrence's own offset, by the row's policies."""
+        if row["options"] is not None:
+            return jitter_of(row["id"], occurrence, policy_of(row["options"]).jitter)
+        entry = self.registry.find(row["name"], row["key"])
+        return timedelta(0) if entry is None else jitter_of(row["id"], occurrence, entry.policy.jitter)
+
     def _schedule_of(self, row: Mapping[str, Any]) -> Schedule | None:
         schedule = schedule_of(row["schedule"])
         if schedule is None:
@@ -665,6 +694,11 @@ def _reference(job: JobRef) -> dict[str, Any]:
     if isinstance(job, tuple) and len(job) == 2:
         return {"id": None, "name": check.name("name", job[0]), "key": check.name("key", job[1])}
     raise InvalidTypeError("job", job, "must be an id, a name, (name, key) or a JobRecord")
+
+
+def _record(row: Mapping[str, Any], values: Mapping[str, Any]) -> JobRecord:
+    """`insert` answers only what the server decided, `upsert` the whole row: it may keep what was there."""
+    return JobRecord.fresh(row, values) if values["key"] is None else JobRecord.from_row(row)
 
 
 def _shown(job: JobRef) -> Any:

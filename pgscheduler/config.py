@@ -92,8 +92,6 @@ class SchedulerConfig:
     connect_timeout: timedelta = timedelta(seconds=5)
     #: 64 KiB of JSON per job; larger things belong elsewhere, with a reference in the parameters.
     max_parameters_bytes: int = 64 * 1024
-    #: Outcomes kept in memory while the database is away; beyond it workers wait.
-    max_pending_outcomes: int = 100_000
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -108,7 +106,6 @@ class SchedulerConfig:
         for name in ("create_schema", "run_immediately", "listen", "prepared_statements"):
             check.boolean(name, getattr(self, name))
         check.integer("max_parameters_bytes", self.max_parameters_bytes, 16, 64 * 1024 * 1024)
-        check.integer("max_pending_outcomes", self.max_pending_outcomes, 1, 10_000_000)
         self._check_logger()
         self._check_identifiers()
         self._check_pairs()
@@ -125,7 +122,7 @@ class SchedulerConfig:
                 raise InvalidValueError("pool", "a closed pool", "must not be closed")
             return
         if not isinstance(self.dsn, str):
-            raise InvalidTypeError("dsn", self.dsn, "must be a str")
+            raise InvalidTypeError("dsn", type(self.dsn), "must be a str (its value is not shown)")
         if not self.dsn.strip():
             # libpq would take the empty string as "the local socket, as me".
             raise InvalidValueError("dsn", self.dsn, "cannot be empty")

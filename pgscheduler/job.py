@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from . import _check as check
+from ._json import dump_json, load_json
 from .errors import InvalidTypeError, InvalidValueError
 from .retry import Backoff, RetryPolicy
 from .schedule import TZDATA_VERSION, Cron, Every, Schedule
@@ -29,6 +30,7 @@ Isolation = Literal["thread", "async", "process"]
 
 MISFIRES = ("run_once", "skip", "run_all")
 ISOLATIONS = ("thread", "async", "process")
+MAX_METADATA = 16 * 1024  # bytes of JSON: it travels with every claim
 
 
 _DEFAULT_BACKOFF = Backoff()
@@ -50,6 +52,7 @@ class JobConfig:
     #: `Cron(...)`, `Every(...)` or anything with `next_after(instant)`. None: a one-time job.
     schedule: Schedule | None = None
     #: Any JSON value, delivered as `ctx.parameters`; with a class as `parameters_schema`, an instance of it.
+    #: None is the same as {}.
     parameters: Any = field(default_factory=dict)
     #: Attempts after the first: 3 means at most 4 counted failures.
     retries: int = 0
@@ -88,8 +91,14 @@ class JobConfig:
         cls, name: str, schedule: str | Schedule, *, timezone: str = "UTC", **policies: Any
     ) -> JobConfig:
         """A job that comes back. `schedule` is a cron line (in `timezone`) or a schedule object."""
-        if isinstance(schedule, str) or not hasattr(schedule, "next_after"):
-            schedule = Cron(schedule, timezone)  # type: ignore[arg-type]
+        if not isinstance(timezone, str):
+            raise InvalidTypeError("timezone", timezone, "must be a str")
+        if isinstance(schedule, str):
+            schedule = Cron(schedule, timezone)
+        elif not hasattr(schedule, "next_after"):
+            raise InvalidTypeError(
+                "schedule", schedule, "must be a cron line (str), or have next_after(instant)"
+            )
         elif timezone != "UTC":
             raise InvalidValueError(
                 "timezone", timezone, "goes with a cron line; a schedule object has its own"
@@ -165,11 +174,8 @@ class JobConfig:
             b = self.backoff
             found["backoff"] = [b.initial.total_seconds(), b.factor, b.maximum.total_seconds(), b.jitter]
         if self.metadata:
-            found["metadata"] = dict(self.metadata)
-        try:
-            return json.dumps(found, allow_nan=False, separators=(",", ":"), sort_keys=True)
-        except (TypeError, ValueError) as error:
-            raise InvalidValueError("metadata", self.metadata, "must be JSON") from error
+            found["metadata"] = load_json(dump_json("metadata", dict(self.metadata), MAX_METADATA))
+        return json.dumps(found, allow_nan=False, separators=(",", ":"), sort_keys=True)
 
     def schedule_json(self) -> str | None:
         """The schedule as a row carries it; equal text means an unchanged schedule."""

@@ -72,6 +72,23 @@ class JobRecord:
         return _plain(dataclasses.asdict(self))
 
     @classmethod
+    def fresh(cls, row: Mapping[str, Any], given: Mapping[str, Any]) -> JobRecord:
+        """A one-time job as it was just stored: what the server decided, and what was given."""
+        return cls(
+            id=row["id"],
+            name=given["name"],
+            key=None,
+            state=JobState.PENDING,
+            priority=given["priority"],
+            run_at=row["run_at"].astimezone(UTC),
+            scheduled_at=row["scheduled_at"].astimezone(UTC),
+            created_at=_utc(row["created_at"]),
+            parameters={} if given["parameters"] is None else json.loads(given["parameters"]),
+            schedule=None,
+            options=_loads(given["options"]),
+        )
+
+    @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> JobRecord:
         """From a line of `jobs`."""
         return cls(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import multiprocessing
 import os
 import queue
 import signal
@@ -93,7 +94,8 @@ class Scheduler:
 
     def __init__(self, config: SchedulerConfig) -> None:
         if not isinstance(config, SchedulerConfig):
-            raise InvalidTypeError("config", config, "must be a SchedulerConfig")
+            # Only its type: what was handed in instead is often a DSN.
+            raise InvalidTypeError("config", type(config), "must be a SchedulerConfig")
         self.config = config
         self.id = str(uuid.uuid4())
         self._pid = os.getpid()
@@ -186,6 +188,12 @@ class Scheduler:
         """
         with self._state_lock:
             self._require_process()
+            if getattr(multiprocessing.current_process(), "_inheriting", False):
+                # Else the process of an isolated job would become a node of its own instead of running it.
+                raise SchedulerStateError(
+                    "a process job's own process is importing this program's main module, which makes a scheduler: "
+                    'put that under `if __name__ == "__main__":`'
+                )
             if self._state != "new":
                 raise SchedulerStateError(
                     "scheduler is already initialized"
@@ -195,9 +203,8 @@ class Scheduler:
             connection = self._store.connect()
             try:
                 connection.prepare_threshold = None  # migrations hold many statements each
-                connection.execute(
-                    "select set_config('search_path', 'pg_catalog', false), set_config('lock_timeout', '0', false)"
-                )
+                if self.config.prepared_statements:  # else a pooler may hand the setting to somebody else
+                    connection.execute("select set_config('lock_timeout', '0', false)")  # eight nodes may queue
                 if self.config.create_schema:
                     done = _migrate.migrate(connection, self._store.names)
                     if done:
@@ -226,7 +233,7 @@ class Scheduler:
                 ),
                 "fence": loop(f"{self._name}-fence", Fence(self._ledger, self._on_lost).step),
                 "dispatcher": loop(
-                    f"{self._name}-dispatcher", self._dispatcher.step, on_exit=self._dispatcher.close
+                    f"{self._name}-dispatcher", self._dispatcher.step, on_exit=self._dispatcher.finish
                 ),
                 "maintenance": loop(f"{self._name}-maintenance", self._maintenance.step),
             }
@@ -270,7 +277,8 @@ class Scheduler:
                 self._state = previous
                 return len(self._ledger) == 0
             if previous != "started":
-                self._close_client()
+                self._stop_events()
+                self._close_client(monotonic() + seconds + SHUTDOWN_MARGIN, self._client.notifier.close)
                 self._state = "stopped"
                 return True
         clean = self._stop_running(seconds)
@@ -338,18 +346,27 @@ class Scheduler:
                 with contextlib.suppress(OSError):
                     self._listener.interrupt()
         for loop in self._loops.values():
-            if not loop.join(max(deadline - monotonic(), 0.05)):
+            if not loop.join(max(deadline - monotonic(), 0.01)):
                 self.log.warning("loop did not end in time (a hanging network?)", loop=loop.name)
-        with contextlib.suppress(Exception):
-            if monotonic() < deadline:
-                self._store.row("node_stop", {"id": self.id})
-        self._workers.join(max(deadline - monotonic(), 0.05))
-        self._close_client()
+        self._workers.join(max(deadline - monotonic(), 0.01))
+        self._close_client(deadline, self._say_goodbye)
         _at_exit.discard(self)
 
-    def _close_client(self) -> None:
+    def _say_goodbye(self) -> None:
+        with contextlib.suppress(Exception):
+            self._store.row("node_stop", {"id": self.id})
         self._client.notifier.close()
-        self._store.close()
+
+    def _close_client(self, deadline: float, first: Callable[[], None]) -> None:
+        """The last words to the database, which may be gone or hang: on a thread that nobody has to wait for."""
+
+        def close() -> None:
+            first()
+            self._store.close()
+
+        closing = threading.Thread(target=close, name=f"{self._name}-closing", daemon=True)
+        closing.start()
+        closing.join(max(deadline - monotonic(), 0.01))
         self._registry.clear()
 
     def abandon(self) -> int:
@@ -357,7 +374,11 @@ class Scheduler:
 
         Only for a process that is about to end in the same instant: their code still runs.
         """
-        held = [c for c in self._ledger.all() if not c.lost]
+        # What has ended is being written as what it was; giving it back would have it run again.
+        deadline = monotonic() + RELEASE_TIME
+        while any(c.settled for c in self._ledger.all()) and (left := deadline - monotonic()) > 0:
+            self._ledger.changed.wait(min(left, 0.05))
+        held = [c for c in self._ledger.all() if not c.lost and not c.settled]
         if not held or self._pid != os.getpid():
             return 0
         try:
@@ -566,9 +587,8 @@ class Scheduler:
         offset: int = 0,
     ) -> list[RunRecord]:
         """History, newest first."""
-        text = None if outcome is None else str(Outcome(outcome))
         return self._client.runs(
-            job, name=name, key=key, outcome=text, since=since, limit=limit, offset=offset
+            job, name=name, key=key, outcome=outcome, since=since, limit=limit, offset=offset
         )
 
     @_initialized
@@ -759,7 +779,7 @@ class Scheduler:
     def _stop_events(self) -> None:
         if self._events_thread is not None:
             self._events.put(None)
-            self._events_thread.join(1.0)
+            self._events_thread.join(0.1)
 
 
 # A forked child has copies of our locks, held by threads that do not exist there, and of our sockets, on which

@@ -43,6 +43,7 @@ create table {jobs} (
     constraint {jobs_claimed} check ((state = 'running') = (token is not null))
 ) with (
     fillfactor = 90,  -- room for heartbeats to be HOT
+    vacuum_truncate = false,  -- giving a drained table's space back would lock it exclusively; the next jobs need it anyway
     autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_cost_delay = 0,
@@ -136,15 +137,17 @@ begin
     if not isfinite(due) then
         raise exception 'run_at must be finite' using errcode = '22023';
     end if;
-    if exists (select from {jobs} j where j.name = job_name and j.key is not null and j.schedule is not null) then
+    if (select j.schedule is not null from {jobs} j
+        where j.name = job_name and j.key is not null order by j.name, j.key limit 1) then
         raise exception 'job % is recurring; a one-time job may not share its name', job_name using errcode = '42710';
     end if;
     insert into {jobs} as j (name, key, parameters, priority, run_at, scheduled_at, created_at)
     values (job_name, job_key, $2, $5, due, due, moment)
     on conflict (name, key) where key is not null do update
-        set parameters = excluded.parameters, priority = excluded.priority,
-            run_at = excluded.run_at, scheduled_at = excluded.scheduled_at
-        where j.state = 'pending'
+        set parameters = excluded.parameters, priority = excluded.priority, options = excluded.options,
+            run_at = excluded.run_at, scheduled_at = excluded.scheduled_at,
+            failures = 0, stalls = 0, cancel_requested = false, after_run = nullif(j.after_run, 'delete')
+        where j.state = 'pending' and j.completed_at is null
     returning j.id into stored;
     if stored is null then
         raise exception 'job is currently running or paused: %, %', job_name, job_key using errcode = '55006';

@@ -16,4 +16,5 @@ recorded as (
            d.name, d.key, d.parameters, d.options, d.progress
     from done d
 )
-select count(*), case when count(*) < cardinality(%(ids)s::bigint[]) then array_agg(d.id) end from done d
+select count(*), case when count(*) < cardinality(%(ids)s::bigint[]) then array_agg(array[d.id, d.token]) end
+from done d

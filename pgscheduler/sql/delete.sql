@@ -1,18 +1,19 @@
 -- Delete a job: at once if it is not running, else when its run has ended, which is asked to stop.
 with target as materialized (
-    select j.ctid, j.id, j.state
+    select j.id, j.state
     from {jobs} j
     where j.id = coalesce(%(id)s::bigint, (select k.id from {jobs} k where k.name = %(name)s and k.key = %(key)s))
     for update
 ),
+-- By id, not by address: a heartbeat that we had to wait for has moved the row.
 ended as (
     delete from {jobs} j
-    where j.ctid = any (array(select t.ctid from target t where t.state <> 'running'))
+    where j.id = any (array(select t.id from target t where t.state <> 'running'))
     returning j.*
 ),
 asked as (
     update {jobs} j set cancel_requested = true, after_run = 'delete'
-    where j.ctid = any (array(select t.ctid from target t where t.state = 'running'))
+    where j.id = any (array(select t.id from target t where t.state = 'running'))
 ),
 recorded as (
     insert into {runs} (job_id, scheduled_at, finished_at, attempt, outcome, name, key, schedule, parameters, options,

@@ -18,9 +18,11 @@ ended as (
 moved as (
     update {jobs} j
     set state = case when j.after_run = 'pause' then 'paused' else 'pending' end,
-        token = null, claimed_at = null, heartbeat_at = null, node_id = null, after_run = null,
-        -- A cancel ends the run that it found; it must not meet the next one.
-        cancel_requested = j.cancel_requested and g.outcome is null,
+        token = null, claimed_at = null, heartbeat_at = null, node_id = null,
+        -- What was never started is not deleted here: whoever claims it next does, and records it.
+        after_run = case when g.outcome is null and j.after_run = 'delete' then 'delete' end,
+        -- A cancel ends the occurrence that it found: no retry of it runs, and the next one is not touched.
+        cancel_requested = j.cancel_requested and (g.outcome is null or g.next_at is null),
         -- ctx.transaction() completed it, yet the node thinks otherwise (its commit's answer was lost): the
         -- mark stays, and whoever claims the job next only records it.
         completed_at = case when g.next_at is null then j.completed_at end,
@@ -63,19 +65,19 @@ recorded as (
            a.claimed_at + g.started * interval '1 second', a.claimed_at + g.ended * interval '1 second',
            a.node_id, g.attempt, case when a.completed_at is null then g.outcome else 'completed' end, a.name, a.key, a.schedule, a.parameters, a.options,
            coalesce(g.result, a.result), coalesce(g.progress, a.progress), g.reason, g.error
-    from accepted a join given g on g.id = a.id
+    from accepted a join given g on g.id = a.id and g.token = a.token
     where g.outcome is not null
       and (a.completed_at is null or a.schedule is null or g.next_at is not null)
     union all
     select a.id, null, s.scheduled_at, null, (select now from clock), a.node_id, 0, 'skipped',
            a.name, a.key, a.schedule, a.parameters, a.options, s.result, null, s.reason, null
-    from accepted a join given g on g.id = a.id
+    from accepted a join given g on g.id = a.id and g.token = a.token
     cross join lateral json_to_recordset(g.skipped) as s(scheduled_at timestamptz, reason text, result jsonb)
 ),
 logged as (
     insert into {run_logs} (job_id, token, at, level, event, fields)
     select a.id, a.token, a.claimed_at + l.at * interval '1 second', l.level, l.event, l.fields
-    from accepted a join given g on g.id = a.id
+    from accepted a join given g on g.id = a.id and g.token = a.token
     cross join lateral json_to_recordset(g.logs) as l(at float8, level text, event text, fields jsonb)
 )
-select array_agg(a.id) from accepted a
+select array_agg(array[a.id, a.token]) from accepted a

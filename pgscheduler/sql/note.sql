@@ -14,4 +14,4 @@ logged as (
     from owned o join given g on g.id = o.id and g.token = o.token
     cross join lateral json_to_recordset(g.logs) as l(at float8, level text, event text, fields jsonb)
 )
-select array_agg(id) from owned
+select array_agg(array[id, token]) from owned

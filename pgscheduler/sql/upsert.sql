@@ -8,9 +8,11 @@ from (
     select c.now, coalesce(%(run_at)s::timestamptz, c.now + %(delay)s::float8 * interval '1 second', c.now) as at
     from (select {now}() as now) c
 ) due
-where %(schedule)s::text is not null or not exists (
-    select from {jobs} k where k.name = %(name)s and k.key is not null and k.schedule is not null
-)
+where (
+    -- Kinds never mix under one name, so its first row with a key tells (see insert.sql).
+    select (k.schedule is null) = (%(schedule)s::text is null) from {jobs} k
+    where k.name = %(name)s and k.key is not null order by k.name, k.key limit 1
+) is not false
 on conflict (name, key) where key is not null do update
 set priority = excluded.priority,
     parameters = excluded.parameters,
@@ -19,6 +21,13 @@ set priority = excluded.priority,
     run_at = case when j.schedule is not null and j.schedule = excluded.schedule then j.run_at
                   else excluded.run_at end,
     scheduled_at = case when j.schedule is not null and j.schedule = excluded.schedule then j.scheduled_at
-                        else excluded.scheduled_at end
+                        else excluded.scheduled_at end,
+    -- Whatever was counted or asked for before belonged to what this replaces.
+    failures = case when j.schedule is not null and j.schedule = excluded.schedule then j.failures else 0 end,
+    stalls = case when j.schedule is not null and j.schedule = excluded.schedule then j.stalls else 0 end,
+    cancel_requested = j.cancel_requested and j.schedule is not null and j.schedule = excluded.schedule
+                       and j.after_run is distinct from 'delete',
+    after_run = nullif(j.after_run, 'delete')
 where j.state <> 'running' and (j.schedule is null) = (excluded.schedule is null)
+  and j.completed_at is null  -- its work is done and waits for its record; a new job must not be taken for it
 returning j.*, pg_current_xact_id()::text::bigint as transaction

@@ -15,6 +15,13 @@ set priority = excluded.priority,
     run_at = case when j.schedule is not null and j.schedule = excluded.schedule then j.run_at
                   else excluded.run_at end,
     scheduled_at = case when j.schedule is not null and j.schedule = excluded.schedule then j.scheduled_at
-                        else excluded.scheduled_at end
+                        else excluded.scheduled_at end,
+    -- Whatever was counted or asked for before belonged to what this replaces.
+    failures = case when j.schedule is not null and j.schedule = excluded.schedule then j.failures else 0 end,
+    stalls = case when j.schedule is not null and j.schedule = excluded.schedule then j.stalls else 0 end,
+    cancel_requested = j.cancel_requested and j.schedule is not null and j.schedule = excluded.schedule
+                       and j.after_run is distinct from 'delete',
+    after_run = nullif(j.after_run, 'delete')
 where j.state <> 'running' and (j.schedule is null) = (excluded.schedule is null)
+  and j.completed_at is null  -- its work is done and waits for its record; a new job must not be taken for it
 returning j.id, j.name, j.key

@@ -1,0 +1,160 @@
+"""What engine tests share: quiet schedulers with short intervals, jobs made of functions, and a clock to set."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgscheduler import Job, JobConfig, Scheduler, SchedulerConfig
+
+NOW = """
+create or replace function {schema}.{prefix}now() returns timestamptz
+    language plpgsql stable parallel safe as $$ begin return {moment}; end $$
+"""
+
+
+class Quiet:
+    """A logger that keeps what it is told instead of printing it."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+        self._bound: dict[str, Any] = {}
+
+    def bind(self, **fields: Any) -> Quiet:
+        other = Quiet()
+        other.lines, other._bound = self.lines, {**self._bound, **fields}
+        return other
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self.lines.append(("debug", event, {**self._bound, **fields}))
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.lines.append(("info", event, {**self._bound, **fields}))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.lines.append(("warning", event, {**self._bound, **fields}))
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.lines.append(("error", event, {**self._bound, **fields}))
+
+    def events(self) -> list[str]:
+        return [event for _, event, _ in list(self.lines)]
+
+
+class Call(Job):
+    """A job whose `run` is a function of the context."""
+
+    def __init__(self, config: JobConfig, function: Callable[[Any], Any] = lambda ctx: None) -> None:
+        super().__init__(config)
+        self.function = function
+
+    def run(self, ctx: Any) -> Any:
+        return self.function(ctx)
+
+
+class Gate:
+    """Runs that wait inside until they are let go; counts how many are in, and the most there ever were."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open = False
+        self.inside = self.most = self.entered = 0
+
+    def __call__(self, ctx: Any) -> None:
+        with self._changed:
+            self.inside += 1
+            self.entered += 1
+            self.most = max(self.most, self.inside)
+            self._changed.notify_all()
+            while not (self._open or ctx.cancelled):
+                self._changed.wait(0.05)
+            self.inside -= 1
+            self._changed.notify_all()
+
+    def wait_for(self, entered: int, timeout: float = 15.0) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.entered >= entered, timeout), (
+                f"only {self.entered} entered"
+            )
+
+    def open(self) -> None:
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """A `Gate`, opened at the end so that no run outlives its test."""
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def call() -> type[Call]:
+    """`call(config, function)`: a job made of a function."""
+    return Call
+
+
+@pytest.fixture
+def quiet() -> Quiet:
+    """A logger that keeps its lines."""
+    return Quiet()
+
+
+@pytest.fixture
+def scheduler_on(gate: Gate) -> Iterator[Callable[..., Scheduler]]:
+    """`scheduler_on(dsn, start=False, **settings)`: an initialized scheduler, shut down after the test."""
+    made: list[Scheduler] = []
+
+    def make(
+        dsn: str | None, *, start: bool = False, register: tuple[Job, ...] = (), **settings: Any
+    ) -> Scheduler:
+        defaults: dict[str, Any] = {
+            "heartbeat_interval": 0.3,
+            "no_heartbeat_timeout": 3,
+            "shutdown_timeout": 5,
+            "run_immediately": True,
+            "logger": Quiet(),
+        }
+        scheduler = Scheduler(SchedulerConfig(dsn=dsn, **{**defaults, **settings}))
+        made.append(scheduler)
+        scheduler.init()
+        for job in register:
+            scheduler.register(job)
+        if start:
+            scheduler.start()
+        return scheduler
+
+    yield make
+    gate.open()
+    for scheduler in made:
+        scheduler.shutdown()
+
+
+@pytest.fixture
+def clock(dsn: str) -> Iterator[Callable[..., None]]:
+    """Sets the database's clock: `clock(at)` stops it there, `clock(by=timedelta)` shifts it."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+
+        def set_clock(
+            at: datetime | None = None,
+            *,
+            by: timedelta | None = None,
+            schema: str = "public",
+            prefix: str = "pgscheduler_",
+        ) -> None:
+            moment = (
+                f"timestamptz '{at.isoformat()}'"
+                if at
+                else f"clock_timestamp() + interval '{(by or timedelta()).total_seconds()} seconds'"
+            )
+            connection.execute(NOW.format(schema=schema, prefix=prefix, moment=moment))
+
+        yield set_clock
