@@ -42,7 +42,10 @@ class Listener:
 
     def step(self) -> float:
         try:
-            connection = self._connection or self._connect()
+            connection = self._connection
+            if connection is None:
+                self._connect()
+                return 0.0  # a success on record: the sleep that follows may be long
             ready, _, _ = select.select([connection.fileno(), self._wake_read], [], [], self._patience())
             if connection.fileno() in ready:
                 self._hear(connection)

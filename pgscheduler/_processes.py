@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -56,7 +57,8 @@ class _Child:
     def __init__(self, home: Home) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self.running: RunContext | None = None  # whose stops may reach it; guarded by _lock
         # daemon: multiprocessing then ends it at exit instead of waiting for it.
         self.process: BaseProcess = context.Process(
             target=_child_main, args=(theirs, home), daemon=True, name="pgscheduler-job"
@@ -77,13 +79,32 @@ class _Child:
         except OSError as error:
             raise EOFError from error
 
-    def kill(self) -> None:
+    def stop(self, context: RunContext, reason: str) -> None:
+        """Ask `context`'s run to stop; from any thread. A lost one is killed: another node may take its job now."""
+        with self._lock:
+            if self.running is not context:
+                return  # it has ended, and the process may be at another run
+            if reason == "lost":
+                self.strike()
+            else:
+                self.send(("stop", reason))
+
+    def attend(self, context: RunContext | None) -> None:
+        """From now on stops are for this run."""
+        with self._lock:
+            self.running = context
+
+    def strike(self) -> None:
+        """SIGKILL for the process and all that it started; the pipe's end tells the slot."""
         pid = self.process.pid
         if pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        self.strike()
         self.close()
 
     def close(self) -> None:
@@ -111,20 +132,24 @@ class Processes:
         except Exception as error:  # noqa: BLE001 - whatever a user's object raises when pickled
             return Verdict(error=TypeError(f"a process job must be importable and picklable: {error}"))
         child = self._take()
-        context._on_stop = lambda reason: child.send(("stop", reason))
+        child.attend(context)
+        context._on_stop = functools.partial(child.stop, context)
         try:
             child.send(("run", order))
             if context._reason is not None:
-                child.send(("stop", context._reason))
+                child.stop(context, context._reason)
             verdict = self._attend(child, context)
         except EOFError:
+            child.attend(None)
             child.process.join(5)
             code = child.process.exitcode
             child.close()
             return Verdict(error=ProcessDiedError(f"the job's process died (exit code {code})"))
         except BaseException:
+            child.attend(None)
             child.kill()
             raise
+        child.attend(None)
         if verdict is None:
             child.kill()
             return Verdict(error=ProcessDiedError("the job's process was killed"))

@@ -116,7 +116,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, click.UsageError):
         usage = error.ctx.command_path if error.ctx is not None else "pgscheduler"
         return 2, f"{error.format_message().rstrip('.')} (usage: see `{usage} --help`)"
-    if isinstance(error, click.Abort | KeyboardInterrupt):
+    if isinstance(error, click.Abort | KeyboardInterrupt | _InterruptedError):
         return 130, "interrupted"
     if isinstance(error, click.ClickException):
         return error.exit_code, error.format_message()
@@ -454,6 +454,10 @@ class _ReaderGoneError(Exception):
     """Nobody reads our output any more. A name of its own, because click makes exit status 1 of the builtin."""
 
 
+class _InterruptedError(Exception):
+    """Ctrl-C. A name of its own, because click prints an empty line for the builtin."""
+
+
 class _Group(click.Group):
     """Commands in the order in which one meets them, not by the alphabet."""
 
@@ -463,6 +467,8 @@ class _Group(click.Group):
             sys.stdout.flush()
         except BrokenPipeError as error:
             raise _ReaderGoneError from error
+        except KeyboardInterrupt as error:
+            raise _InterruptedError from error
         return found
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -630,6 +636,10 @@ class _Signals:
     def __init__(self) -> None:
         self.received: list[int] = []
         self._read, self._write = os.pipe()
+        # Written to by the C handler: a Python one comes too late for a read that is just about to begin, and a
+        # signal that another thread receives does not interrupt it.
+        os.set_blocking(self._write, False)
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._previous = {
             number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -640,15 +650,16 @@ class _Signals:
         if len(self.received) > 1:
             os.write(2, b"pgscheduler: second signal, exiting now\n")
             os._exit(130)
-        os.write(self._write, b"x")
 
     def wait(self) -> str:
-        os.read(self._read, 1)
+        while not self.received:
+            os.read(self._read, 64)
         return signal.Signals(self.received[0]).name
 
     def close(self) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)
+        signal.set_wakeup_fd(self._wakeup)
         os.close(self._read)
         os.close(self._write)
 

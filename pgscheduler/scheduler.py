@@ -204,7 +204,9 @@ class Scheduler:
             try:
                 connection.prepare_threshold = None  # migrations hold many statements each
                 if self.config.prepared_statements:  # else a pooler may hand the setting to somebody else
-                    connection.execute("select set_config('lock_timeout', '0', false)")  # eight nodes may queue
+                    connection.execute(
+                        "select set_config('lock_timeout', '0', false)"
+                    )  # eight nodes may queue
                 if self.config.create_schema:
                     done = _migrate.migrate(connection, self._store.names)
                     if done:
@@ -412,16 +414,21 @@ class Scheduler:
             if len(received) > 1:
                 os.write(2, b"pgscheduler: second signal, exiting now\n")
                 os._exit(130)
-            os.write(write, b"x")
 
+        # Written to by the C handler: a Python one comes too late for a read that is just about to begin, and a
+        # signal that another thread receives does not interrupt it.
+        os.set_blocking(write, False)
+        wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            os.read(read, 1)
+            while not received:
+                os.read(read, 64)
             self.log.info("signal received, shutting down", signal=signal.Signals(received[0]).name)
             return self.shutdown()
         finally:
             for number, old in previous.items():
                 signal.signal(number, old)
+            signal.set_wakeup_fd(wakeup)
             os.close(read)
             os.close(write)
 

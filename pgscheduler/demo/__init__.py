@@ -4,6 +4,6 @@ Everything is real: a PostgreSQL of its own, two operating-system processes, fil
 each job is made up, so that there is something to watch.
 """
 
-from .play import play
+from .plot import play
 
 __all__ = ["play"]
