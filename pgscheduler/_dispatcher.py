@@ -27,9 +27,15 @@ __all__ = ["Dispatcher"]
 
 PREFETCH_SECONDS = 0.05  # claim ahead what the slots will have done by then; long jobs are never hoarded
 LINGER = 0.004  # seconds between cycles under load; the prefetch covers it more than ten times
-BATCH_LIMIT = 2000  # jobs per claim
+BATCH_LIMIT = 2000  # jobs per claim, and plain completions per cycle
+FINISH_LIMIT = 500  # other outcomes per cycle; their statement looks each up in a list of the others
 NOTE_INTERVAL = 1.0  # seconds between writes of progress and log lines
-FULL_SCAN_INTERVAL = 1.0  # seconds between claims that look at everything, while those from the marks suffice
+MARKED_RATE = (
+    2000.0  # jobs per second from which on a claim starts at the marks: dead entries pile up before them
+)
+FULL_SCAN_INTERVAL = (
+    0.25  # seconds between claims that look at everything, while those from the marks suffice
+)
 FULL_SCAN_SHARE = (
     20  # a full look that took longer than what it brought explains is followed by so much without
 )
@@ -78,6 +84,7 @@ class Dispatcher:
         self._unanswered: set[int] = set()  # tokens of claims whose answer never came
         # Claiming.
         self.claiming = True
+        self._asked_at: datetime | None = None  # the database's time when it was last asked what is due next
         self._look_at: float | None = None  # monotonic: claim then; None: ask when the next job is due
         self._saturated = False  # the last claim brought all that it asked for, so there is more
         self._marks: dict[int, datetime] = {}  # per priority, where the last claim ended
@@ -175,7 +182,12 @@ class Dispatcher:
 
     def _take(self, now: float) -> tuple[list[Fast], list[Ended], list[dict[str, Any]]]:
         completed = [self._completed.popleft() for _ in range(min(len(self._completed), BATCH_LIMIT))]
-        finished = [self._finished.popleft() for _ in range(min(len(self._finished), BATCH_LIMIT))]
+        finished = [self._finished.popleft() for _ in range(min(len(self._finished), FINISH_LIMIT))]
+        ids = {claim.id for claim, _, _ in completed}
+        if len(ids) < len(completed):
+            # An old claim of a job and its successor: one statement takes one outcome per job.
+            completed, twins = _apart(completed)
+            self._completed.extendleft(reversed(twins))
         notes: list[dict[str, Any]] = []
         if self._noted and now >= self._notes_at:
             self._notes_at = now + NOTE_INTERVAL
@@ -206,8 +218,8 @@ class Dispatcher:
             return None
         self._look_at = None  # before the claim: a hint that comes while it is under way must stay
         everything = not self._marks or now >= self._full_at
-        if self._marks_exhausted and now >= self._affordable_at:
-            everything = True
+        if now >= self._affordable_at and (self._marks_exhausted or self._rate < MARKED_RATE):
+            everything = True  # so that a more urgent priority is seen at once
         self._marks_exhausted = False
         return ClaimRequest(free, names, self._marks, everything)
 
@@ -249,7 +261,9 @@ class Dispatcher:
             # By token: the same job may be held under a newer claim, which is not the one that was refused.
             lost = [c for c in written if (c.id, c.token) in refused]
             lost += [
-                c for c in self._ledger.all() if (c.id, c.token) in refused and c not in lost and not c.settled
+                c
+                for c in self._ledger.all()
+                if (c.id, c.token) in refused and c not in lost and not c.settled
             ]
             self.counters["lost"] += len(lost)
             self._ledger.lose(lost)
@@ -305,10 +319,13 @@ class Dispatcher:
 
     def _seconds_to_next_due(self) -> float:
         try:
-            seconds = self._store.next_due(self._connected())
+            asked_before = self._asked_at is not None or not self.counters["cycles"]
+            seconds, self._asked_at = self._store.next_due(self._connected(), self._asked_at)
         except BaseException:
             self.close()
             raise
+        if not asked_before:
+            return 0.0  # what came due between the first claim and this question is in neither answer
         return self._check_interval if seconds is None else min(max(seconds, 0.0), self._check_interval)
 
     # --- rare things ------------------------------------------------------------------------------------
@@ -387,6 +404,13 @@ class Dispatcher:
         self._rate_at = now
         weight = min(passed / 0.1, 1.0)
         self._rate += (ended / passed - self._rate) * weight
+
+
+def _apart(completed: list[Fast]) -> tuple[list[Fast], list[Fast]]:
+    """The first outcome of each job, and the others."""
+    first: dict[int, Fast] = {}
+    twins = [outcome for outcome in completed if first.setdefault(outcome[0].id, outcome) is not outcome]
+    return list(first.values()), twins
 
 
 def _is_connection_error(error: BaseException) -> bool:

@@ -250,10 +250,14 @@ class Store:
         claims = [] if taken is None else [Claim(row, token, sent, received) for row in taken.fetchall()]
         return Cycle(refused, claims)
 
-    def next_due(self, connection: Connection[TupleRow]) -> float | None:
-        """Seconds until the next pending job of any name is due; None when there is none."""
-        row = connection.execute(self.sql["next_due"]).fetchone()
-        return None if row is None or row[0] is None else float(row[0])
+    def next_due(
+        self, connection: Connection[TupleRow], since: datetime | None
+    ) -> tuple[float | None, datetime]:
+        """Seconds until the next pending job of any name that is due after `since`, None when there is none;
+        and the time, for the next such question."""
+        row = connection.execute(self.sql["next_due"], {"since": since}).fetchone()
+        assert row is not None
+        return row[0], row[1]
 
     def heartbeat(
         self, connection: Connection[TupleRow], node: Mapping[str, Any], claims: Sequence[Claim]
@@ -310,7 +314,12 @@ def _missing(
     return [claim for claim in asked if claim not in known]
 
 
+def _job_id(outcome: tuple[Claim, float, float]) -> int:
+    return outcome[0].id
+
+
 def _completed_parameters(completed: Sequence[tuple[Claim, float, float]]) -> dict[str, str]:
+    completed = sorted(completed, key=_job_id)
     return {
         "ids": bigints(c.id for c, _, _ in completed),
         "tokens": bigints(c.token for c, _, _ in completed),

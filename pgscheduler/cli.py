@@ -64,6 +64,8 @@ _STATE_STYLES: Mapping[str, str] = {
     **dict.fromkeys(("cancelled", "stopped"), "dim"),
 }
 
+_FOLDED = ("name", "key", "schedule", "last error", "why", "jobs that it knows", "the clock that day")
+
 EXIT_CODES = """\b
 Exit codes:
   0    done
@@ -171,7 +173,7 @@ def say_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object
             title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False
         )
         for column in columns:
-            table.add_column(column, overflow="fold", no_wrap=column in ("id", "state", "outcome"))
+            table.add_column(column, overflow="fold", no_wrap=column not in _FOLDED)
         for line in lines:
             table.add_row(*(Text(cell, style=_STATE_STYLES.get(cell, "")) for cell in line))
         _Console().print(table)

@@ -192,7 +192,7 @@ class Client:
             self._in_transaction(connection, work)
         else:
             self._write(lambda c: self._in_transaction(c, work))
-            self._hint("due")
+            self.hint("due")
         for job in admitted:
             self.registry.adopt(job)
         return len(rows) + len(keyed)
@@ -344,7 +344,7 @@ class Client:
 
     def _stored(self, row: Mapping[str, Any], values: Mapping[str, Any]) -> JobRecord:
         record = _record(row, values)
-        self._hint("due")
+        self.hint("due")
         self.on_change(StatusChange(record.id, record.name, record.key, None, record.state))
         return record
 
@@ -387,7 +387,8 @@ class Client:
             f"job {name!r} with key {key!r} is one-time; a recurring job may not share its name and key", name
         )
 
-    def _hint(self, hint: str) -> None:
+    def hint(self, hint: str) -> None:
+        """Wake this process's node at once and the others soon."""
         self.on_hint(hint)
         self.notifier.poke(hint)
 
@@ -399,7 +400,7 @@ class Client:
         if row is None:
             raise self._absent(job)
         if row["state"] == "running":
-            self._hint("cancel")
+            self.hint("cancel")
             return "requested"
         if row["recurring"]:
             raise JobNotRunningError(job, "job is recurring and not running; use pause or delete")
@@ -414,7 +415,7 @@ class Client:
         if live is not None:
             self.registry.forget(live["name"], live["key"])
         if row["state"] == "running":
-            self._hint("cancel")
+            self.hint("cancel")
             return "requested"
         return "deleted"
 
@@ -444,7 +445,7 @@ class Client:
             }
             row = self.store.row("resume", values)
             if row is not None:  # else the schedule was changed meanwhile: compute again
-                self._hint("due")
+                self.hint("due")
                 return JobRecord.from_row(row)
         raise self._absent(job)
 
@@ -455,7 +456,7 @@ class Client:
             if self._find(job) is not None:
                 raise JobRunningError(_shown(job))
             raise self._absent(job)
-        self._hint("due")
+        self.hint("due")
         return JobRecord.from_row(row)
 
     def reschedule(
@@ -501,7 +502,7 @@ class Client:
         row = self.store.row("reschedule", values)
         if row is None:
             raise JobRunningError(_shown(job))
-        self._hint("due")
+        self.hint("due")
         return JobRecord.from_row(row)
 
     def retry(self, run: RunRecord | str) -> JobRecord:

@@ -1,4 +1,4 @@
-"""The Scheduler: builds the parts, starts them, stops them in order."""
+"""The Scheduler: the verbs, and the life of one node from `init()` to `shutdown()`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import queue
 import signal
-import socket
 import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
@@ -23,48 +20,25 @@ import psycopg
 import structlog
 
 from . import _check as check
-from . import _migrate, states
-from ._context import RunContext, Services
-from ._dispatcher import Dispatcher
-from ._executors import Workers
-from ._heartbeat import Fence, Heartbeat
-from ._ledger import Ledger
-from ._listener import Listener
-from ._loops import Loop
-from ._maintenance import Maintenance, Settings
-from ._processes import Home, Processes
+from . import _migrate
+from ._node import MARGIN, Node, PassSummary
 from ._registry import Registry
-from ._runner import Runner
 from ._sql import Names
-from ._store import ClaimRequest, Store, new_token
-from ._transaction import RunTransaction, assert_owner
-from ._version import __version__
+from ._store import Store
+from ._subscribers import Subscribers
 from .client import Client, JobRef
 from .clock import monotonic
 from .config import SchedulerConfig
 from .errors import InvalidTypeError, SchedulerStateError
-from .events import StatusChange, Subscriber
+from .events import Subscriber
 from .job import Job
 from .records import JobRecord, LogLine, NodeRecord, RunRecord
 from .schedule import Schedule
-from .states import Claim, Ended, JobState, Outcome
+from .states import JobState, Outcome
 
 __all__ = ["PassSummary", "Scheduler"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-SHUTDOWN_MARGIN = (
-    0.8  # seconds beyond shutdown_timeout in which the last outcomes are written and loops are joined
-)
-RELEASE_TIME = 0.6  # of them, for giving back what was stopped at the deadline
-
-
-@dataclass(frozen=True)
-class PassSummary:
-    """What one `run_pending()` did."""
-
-    claimed: int
-    completed: int
-    failed: int
 
 
 def _initialized(method: F) -> F:
@@ -127,57 +101,19 @@ class Scheduler:
             remember_finished=config.failed_and_completed_one_time_job_interval.total_seconds(),
         )
         self._client.on_hint = self._on_hint
-        self._client.on_change = self._emit
-        self._ledger = Ledger(config.no_heartbeat_timeout.total_seconds(), seconds)
-        self._subscribers: list[Subscriber] = []
-        self._events: queue.SimpleQueue[StatusChange | None] = queue.SimpleQueue()
-        self._events_thread: threading.Thread | None = None
-        self._build()
-        _forkable.add(self)
-
-    def _build(self) -> None:
-        config = self.config
-        self._dispatcher = Dispatcher(
-            self._store,
-            self._ledger,
+        self._subscribers = Subscribers(self._name, self.log)
+        self._client.on_change = self._subscribers.emit
+        self._node = Node(
+            config,
             self.id,
-            self._registry.names,
-            config.max_concurrent_jobs,
-            config.job_check_interval.total_seconds(),
-            self.log,
-            self._on_lost,
-        )
-        services = Services(
-            self.id, self.log, self._dispatcher.noted, self._open_transaction, self._assert_owner
-        )
-        self._runner = Runner(self._registry, services, self.log, self._dispatcher.report)
-        self._processes = Processes(
-            Home(
-                self.id, self._store.conninfo, config.schema, config.table_prefix, config.prepared_statements
-            )
-        )
-        self._workers = Workers(config.max_concurrent_jobs, self._runner, self._processes, self._name)
-        self._dispatcher.workers = self._workers
-        self._heartbeat = Heartbeat(
+            self._name,
             self._store,
-            self._ledger,
-            config.heartbeat_interval.total_seconds(),
-            self._describe,
-            self._on_lost,
-            self._dispatcher.look,
-        )
-        self._maintenance = Maintenance(
-            self._store,
-            Settings(
-                config.no_heartbeat_timeout.total_seconds(),
-                config.orphaned_job_timeout.total_seconds(),
-                config.history_retention.total_seconds(),
-            ),
+            self._registry,
             self.log,
-            lambda _: self._client._hint("due"),
+            self._client.hint,
+            self._farewell,
         )
-        self._listener: Listener | None = None
-        self._loops: dict[str, Loop] = {}
+        _forkable.add(self)
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -224,36 +160,7 @@ class Scheduler:
             if self._state != "ready":
                 raise SchedulerStateError("scheduler is already started")
             self._state = "started"
-            # The node is known before it claims anything: its timeout and names are then on record.
-            self._heartbeat.step()
-            if self.config.run_immediately:
-                self._dispatcher._look_at = 0.0
-            loop = functools.partial(Loop, log=self.log)
-            self._loops = {
-                "heartbeat": loop(
-                    f"{self._name}-heartbeat", self._heartbeat.step, on_exit=self._heartbeat.close
-                ),
-                "fence": loop(f"{self._name}-fence", Fence(self._ledger, self._on_lost).step),
-                "dispatcher": loop(
-                    f"{self._name}-dispatcher", self._dispatcher.step, on_exit=self._dispatcher.finish
-                ),
-                "maintenance": loop(f"{self._name}-maintenance", self._maintenance.step),
-            }
-            self._dispatcher.wake_with(self._loops["dispatcher"].wake)
-            if self.config.listen:
-                self._listener = Listener(self._store, self._on_hint, self.log)
-                self._loops["listener"] = loop(
-                    f"{self._name}-listener", self._listener.step, on_exit=self._listener.close
-                )
-                self._loops["listener"].start()
-                # LISTEN first, then the first look: what is committed between the two would else wait.
-                self._listener.ready.wait(2.0)
-            else:
-                self.log.info(
-                    "notifications are off; jobs are found at their due times and every job_check_interval"
-                )
-            for name in ("heartbeat", "fence", "dispatcher", "maintenance"):
-                self._loops[name].start()
+            self._node.start()
             _at_exit.add(self)
             self.log.info(
                 "scheduler started", slots=self.config.max_concurrent_jobs, names=len(self._registry)
@@ -277,89 +184,29 @@ class Scheduler:
             previous, self._state = self._state, "stopping"
             if previous in ("stopping", "stopped"):
                 self._state = previous
-                return len(self._ledger) == 0
+                return len(self._node.ledger) == 0
             if previous != "started":
-                self._stop_events()
-                self._close_client(monotonic() + seconds + SHUTDOWN_MARGIN, self._client.notifier.close)
+                self._subscribers.close()
+                self._close(monotonic() + seconds + MARGIN, self._client.notifier.close)
                 self._state = "stopped"
                 return True
-        clean = self._stop_running(seconds)
-        self._stop_events()
+        clean = self._node.stop(seconds)
+        self._subscribers.close()
         self._state = "stopped"
         return clean
 
-    def _stop_running(self, seconds: float) -> bool:
-        deadline = monotonic() + seconds
-        # 1. Nothing new, at once. 2. Tell every run. 3. Give back what no slot has begun.
-        self._dispatcher.claiming = False
-        self._loops["maintenance"].stop()
-        for claim in self._ledger.all():
-            claim.stop("shutdown")
-        self._dispatcher.release_unstarted()
-        # 4. Wait for runs and for their outcomes to be written; heartbeats go on meanwhile.
-        clean = self._drained(deadline)
-        if not clean:
-            # 5. The deadline: kill what can be killed, and give that back as well.
-            self._processes.cut()
-            for claim in self._ledger.all():
-                context = claim.context
-                if context is not None and context._on_stop is not None:
-                    context._on_stop("deadline")
-            clean = self._drained(deadline + RELEASE_TIME)
-        end = deadline + SHUTDOWN_MARGIN
-        self._workers.stop()
-        self._processes.close()
-        if clean:
-            self.log.info("all jobs completed gracefully")
-            self._stop_loops(end)
-        else:
-            names = sorted({c.name for c in self._ledger.all()})
-            self.log.error(
-                "shutdown timeout exceeded, some jobs may not have completed",
-                jobs=names,
-                count=len(self._ledger),
-            )
-            threading.Thread(target=self._drain_rest, name=f"{self._name}-drain", daemon=True).start()
-        return clean
+    def _farewell(self, deadline: float) -> None:
+        """Every run has ended and is recorded."""
 
-    def _drained(self, deadline: float) -> bool:
-        """Wait until no claim is held; False at the deadline."""
-        while len(self._ledger):
-            left = deadline - monotonic()
-            if left <= 0:
-                return False
-            self._ledger.changed.wait(min(left, 0.05))
-        return True
+        def last_words() -> None:
+            with contextlib.suppress(Exception):
+                self._store.row("node_stop", {"id": self.id})
+            self._client.notifier.close()
 
-    def _drain_rest(self) -> None:
-        """After a shutdown that some job outlived: beat and write until the last one is done."""
-        while len(self._ledger):
-            self._ledger.changed.wait(1.0)
-        self._stop_loops(monotonic() + 5.0)
-
-    def _stop_loops(self, deadline: float) -> None:
-        """Claims first, heartbeats last: nobody may think us dead while something is being written."""
-        for name in ("dispatcher", "maintenance", "listener", "fence", "heartbeat"):
-            loop = self._loops.get(name)
-            if loop is None:
-                continue
-            loop.stop()
-            if name == "listener" and self._listener is not None:
-                with contextlib.suppress(OSError):
-                    self._listener.interrupt()
-        for loop in self._loops.values():
-            if not loop.join(max(deadline - monotonic(), 0.01)):
-                self.log.warning("loop did not end in time (a hanging network?)", loop=loop.name)
-        self._workers.join(max(deadline - monotonic(), 0.01))
-        self._close_client(deadline, self._say_goodbye)
+        self._close(deadline, last_words)
         _at_exit.discard(self)
 
-    def _say_goodbye(self) -> None:
-        with contextlib.suppress(Exception):
-            self._store.row("node_stop", {"id": self.id})
-        self._client.notifier.close()
-
-    def _close_client(self, deadline: float, first: Callable[[], None]) -> None:
+    def _close(self, deadline: float, first: Callable[[], None]) -> None:
         """The last words to the database, which may be gone or hang: on a thread that nobody has to wait for."""
 
         def close() -> None:
@@ -376,29 +223,7 @@ class Scheduler:
 
         Only for a process that is about to end in the same instant: their code still runs.
         """
-        # What has ended is being written as what it was; giving it back would have it run again.
-        deadline = monotonic() + RELEASE_TIME
-        while any(c.settled for c in self._ledger.all()) and (left := deadline - monotonic()) > 0:
-            self._ledger.changed.wait(min(left, 0.05))
-        held = [c for c in self._ledger.all() if not c.lost and not c.settled]
-        if not held or self._pid != os.getpid():
-            return 0
-        try:
-            connection = self._store.connect()
-        except Exception:  # noqa: BLE001 - no database: the stalled scan of another node will find them
-            return 0
-        with connection:
-            moves = [
-                states.interrupted(c, None, monotonic() - c.received, 0.0, reason="shutdown") for c in held
-            ]
-            for move in moves:
-                move.started = 0.0
-            with contextlib.suppress(psycopg.Error):
-                self._store.cycle(connection, self.id, [], moves, [], None, 0)
-                self._store.notify(connection, "due")
-                self._ledger.drop(held)
-                return len(held)
-        return 0
+        return self._node.abandon() if self._pid == os.getpid() else 0
 
     def wait_for_signal(self) -> bool:
         """Block until SIGINT or SIGTERM, then `shutdown()`; a second signal ends the process at once.
@@ -452,8 +277,7 @@ class Scheduler:
         """
         name = self._registry.register(job)
         if self._state == "started":
-            self._loops["heartbeat"].wake()  # the node's row says which names it knows
-            self._dispatcher.look()
+            self._node.learned()
         return name
 
     @_initialized
@@ -474,7 +298,7 @@ class Scheduler:
         known = len(self._registry)
         record = self._client.schedule(job, connection)
         if self._state == "started" and len(self._registry) != known:
-            self._loops["heartbeat"].wake()
+            self._node.learned()
         return record
 
     @_initialized
@@ -615,23 +439,7 @@ class Scheduler:
 
     def node_stats(self) -> dict[str, Any]:
         """This node's counters and the health of its loops; asks no database."""
-        now = monotonic()
-        return {
-            "id": self.id,
-            "state": self._state,
-            "held": len(self._ledger),
-            "fenced": self._ledger.fenced,
-            "unwritten": self._dispatcher.unwritten,
-            **self._dispatcher.counters,
-            "loops": {
-                name: {
-                    "alive": loop.alive,
-                    "failures": loop.failures,
-                    "last_success_seconds": None if loop.last_success is None else now - loop.last_success,
-                }
-                for name, loop in self._loops.items()
-            },
-        }
+        return {"id": self.id, "state": self._state, **self._node.stats()}
 
     @_initialized
     def wait(self, job: JobRef, timeout: timedelta | float | None = None) -> JobRecord:
@@ -644,20 +452,8 @@ class Scheduler:
         its own; returns a function that ends it. A callback that raises is logged."""
         if not callable(callback):
             raise InvalidTypeError("callback", callback, "must be callable")
-        with self._state_lock:
-            self._subscribers.append(callback)
-            self._dispatcher.on_moved = self._on_moved
-            if self._events_thread is None:
-                self._events_thread = threading.Thread(
-                    target=self._tell, name=f"{self._name}-events", daemon=True
-                )
-                self._events_thread.start()
-
-        def unsubscribe() -> None:
-            with self._state_lock, contextlib.suppress(ValueError):
-                self._subscribers.remove(callback)
-
-        return unsubscribe
+        self._node.dispatcher.on_moved = self._subscribers.moved
+        return self._subscribers.add(callback)
 
     @_initialized
     def run_pending(self, limit: int = 10) -> PassSummary:
@@ -671,40 +467,7 @@ class Scheduler:
             raise SchedulerStateError(
                 "run_pending is for a scheduler that is not started; this one runs by itself"
             )
-        from ._maintenance import CHORES
-
-        self._heartbeat.step()
-        beat = Loop(f"{self._name}-heartbeat", self._heartbeat.step, self.log)
-        fence = Loop(f"{self._name}-fence", Fence(self._ledger, self._on_lost).step, self.log)
-        beat.start()
-        fence.start()
-        connection = self._store.connect()
-        try:
-            self._maintenance.do(CHORES[0])
-            request = ClaimRequest(limit, self._registry.names(), {}, True)
-            claims: list[Claim] = []
-            if request.names:
-                claims = self._store.cycle(connection, self.id, [], [], [], request, new_token()).claims
-            self._ledger.hold(claims)
-            if self._dispatcher.on_moved is not None:
-                self._dispatcher.on_moved(claims, [], [])
-            completed = failed = 0
-            for claim in claims:
-                self._workers.execute(claim)
-                done, ended, notes = self._dispatcher.take_all()
-                answer = self._store.cycle(connection, self.id, done, ended, notes, None, 0)
-                self._dispatcher.settle(done, ended, answer)
-                completed += len(done) + sum(e.outcome is Outcome.COMPLETED for e in ended)
-                failed += sum(
-                    e.outcome in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STALLED) for e in ended
-                )
-            return PassSummary(len(claims), completed, failed)
-        finally:
-            connection.close()
-            for loop in (beat, fence):
-                loop.stop()
-                loop.join(1.0)
-            self._heartbeat.close()
+        return self._node.run_pass(limit)
 
     # --- inside -----------------------------------------------------------------------------------------
 
@@ -722,71 +485,10 @@ class Scheduler:
         if self._state in ("stopping", "stopped"):
             raise SchedulerStateError(f"scheduler was shut down: {verb}() cannot be called any more")
 
-    def _describe(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "host": socket.gethostname()[:255],
-            "pid": self._pid,
-            "version": __version__,
-            "slots": self.config.max_concurrent_jobs,
-            "names": self._registry.names(),
-            "timeout": self.config.no_heartbeat_timeout.total_seconds(),
-        }
-
-    def _open_transaction(self, context: RunContext, result: Any) -> RunTransaction:
-        return RunTransaction(self._store, context, result)
-
-    def _assert_owner(self, context: RunContext, connection: Any) -> None:
-        assert_owner(self._store, context, connection)
-
     def _on_hint(self, hint: str) -> None:
-        if self._state != "started":
-            return
-        if hint == "due":
-            self._dispatcher.look()
-        elif hint == "cancel":
-            self._heartbeat.everything = True
-            self._loops["heartbeat"].wake()
-
-    def _on_lost(self, claims: list[Claim]) -> None:
-        for claim in claims:
-            self.log.warning(
-                "claim lost", job=claim.name, key=claim.key, job_id=claim.id, attempt=claim.attempt
-            )
-
-    # --- subscribers ------------------------------------------------------------------------------------
-
-    def _emit(self, change: StatusChange) -> None:
-        if self._subscribers:
-            self._events.put(change)
-
-    def _on_moved(self, claims: list[Claim], completed: list[Any], finished: list[Ended]) -> None:
-        def change(claim: Claim, old: JobState, new: JobState) -> None:
-            self._emit(StatusChange(claim.id, claim.name, claim.key, old, new))
-
-        # What ended comes first: a recurring job may be claimed again in the same commit.
-        for claim, _, _ in completed:
-            change(claim, JobState.RUNNING, JobState.COMPLETED)
-        for move in finished:
-            new = JobState.PENDING
-            if move.ends:
-                new = (move.outcome or Outcome.FAILED).job_state
-            change(move.claim, JobState.RUNNING, new)
-        for claim in claims:
-            change(claim, JobState.PENDING, JobState.RUNNING)
-
-    def _tell(self) -> None:
-        while (change := self._events.get()) is not None:
-            for subscriber in list(self._subscribers):
-                try:
-                    subscriber(change)
-                except Exception as error:  # noqa: BLE001 - the user's own code
-                    self.log.error("subscriber failed", error=f"{type(error).__name__}: {error}"[:500])
-
-    def _stop_events(self) -> None:
-        if self._events_thread is not None:
-            self._events.put(None)
-            self._events_thread.join(0.1)
+        """Something was scheduled or cancelled in this process: no need to wait for the notification."""
+        if self._state == "started":
+            self._node.hint(hint)
 
 
 # A forked child has copies of our locks, held by threads that do not exist there, and of our sockets, on which
@@ -804,7 +506,7 @@ def _after_fork() -> None:
 def _give_back_at_exit() -> None:
     """The interpreter ends: what still runs on daemon threads ends with it, so its jobs go back."""
     for scheduler in list(_at_exit):
-        scheduler._dispatcher.claiming = False
+        scheduler._node.dispatcher.claiming = False
         with contextlib.suppress(Exception):
             scheduler.abandon()
 

@@ -17,7 +17,9 @@ asked as (
 ),
 recorded as (
     insert into {runs} (job_id, scheduled_at, finished_at, attempt, outcome, name, key, parameters, options, reason)
-    select e.id, e.scheduled_at, {now}(), e.failures + e.stalls, 'cancelled', e.name, e.key, e.parameters, e.options,
+    select e.id, e.scheduled_at, {now}(), e.failures + e.stalls,
+           -- Its own transaction may have completed it already: then only the record was missing.
+           case when e.completed_at is null then 'cancelled' else 'completed' end, e.name, e.key, e.parameters, e.options,
            %(reason)s
     from ended e
 )

@@ -18,7 +18,8 @@ asked as (
 recorded as (
     insert into {runs} (job_id, scheduled_at, finished_at, attempt, outcome, name, key, schedule, parameters, options,
                         reason)
-    select e.id, e.scheduled_at, {now}(), e.failures + e.stalls, 'cancelled', e.name, e.key, e.schedule, e.parameters,
+    select e.id, e.scheduled_at, {now}(), e.failures + e.stalls,
+           case when e.completed_at is null then 'cancelled' else 'completed' end, e.name, e.key, e.schedule, e.parameters,
            e.options, 'deleted'
     from ended e
 )

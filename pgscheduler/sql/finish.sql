@@ -8,76 +8,88 @@ given as materialized (
         failures smallint, stalls smallint, delay float8, next_at timestamptz, next_run_at timestamptz,
         skipped json, logs json)
 ),
+-- The rows that are still ours, as they are now, and locked: looked up one by one (a lateral with a lock is never
+-- turned into a join), so that no statistics can make it slow. `job` is the row before this statement.
+held as materialized (
+    select g.*, f.job, f.leaves
+    from given g
+    cross join lateral (
+        select j as job,
+               g.ends or (j.after_run is not distinct from 'delete' and g.outcome is not null)
+                      or (j.completed_at is not null and j.schedule is null) as leaves
+        from {jobs} j
+        where j.id = g.id and j.token = g.token
+        for update
+    ) f
+),
+-- By id, not by address: where the lock had to wait for a concurrent write, the row has moved to a place that this
+-- statement's snapshot cannot see.
 ended as (
-    delete from {jobs} j using given g
-    where j.id = g.id and j.token = g.token
-      and (g.ends or (j.after_run is not distinct from 'delete' and g.outcome is not null)
-           or (j.completed_at is not null and j.schedule is null))
-    returning j.*
+    delete from {jobs} j where j.id = any (array(select h.id from held h where h.leaves))
 ),
 moved as (
     update {jobs} j
-    set state = case when j.after_run = 'pause' then 'paused' else 'pending' end,
-        token = null, claimed_at = null, heartbeat_at = null, node_id = null,
-        -- What was never started is not deleted here: whoever claims it next does, and records it.
-        after_run = case when g.outcome is null and j.after_run = 'delete' then 'delete' end,
-        -- A cancel ends the occurrence that it found: no retry of it runs, and the next one is not touched.
-        cancel_requested = j.cancel_requested and (g.outcome is null or g.next_at is null),
-        -- ctx.transaction() completed it, yet the node thinks otherwise (its commit's answer was lost): the
-        -- mark stays, and whoever claims the job next only records it.
-        completed_at = case when g.next_at is null then j.completed_at end,
-        result = case when g.next_at is null then j.result end,
-        progress = case when g.next_at is null then j.progress end,
-        failures = g.failures,
-        stalls = g.stalls,
-        scheduled_at = coalesce(g.next_at, g.scheduled_at, j.scheduled_at),
-        run_at = case when g.next_run_at is not null then g.next_run_at
-                      when j.completed_at is not null then j.run_at
-                      when g.delay is not null then (select now from clock) + g.delay * interval '1 second'
-                      else j.run_at end,
-        last_run = case when g.started is null then j.last_run
-                        else j.claimed_at + g.started * interval '1 second' end,
-        last_success = case when g.outcome = 'completed' then j.claimed_at + g.ended * interval '1 second'
-                            else j.last_success end,
-        last_failure = case when g.outcome in ('failed', 'timed_out', 'stalled')
-                            then j.claimed_at + g.ended * interval '1 second' else j.last_failure end,
-        consecutive_failures = case when g.outcome = 'completed' then 0
-                                    when g.outcome in ('failed', 'timed_out', 'stalled') then j.consecutive_failures + 1
-                                    else j.consecutive_failures end,
-        execution_time_ms = case when g.started is null then j.execution_time_ms
-                                 else ((g.ended - g.started) * 1000)::bigint end,
-        last_error = case when g.outcome in ('failed', 'timed_out', 'stalled') then coalesce(g.error, g.reason)
-                          else j.last_error end
-    from given g, {jobs} old
-    where j.id = g.id and j.token = g.token
-      and not (g.ends or (j.after_run is not distinct from 'delete' and g.outcome is not null)
-               or (j.completed_at is not null and j.schedule is null))
-      and old.id = j.id  -- the row as it was: returning gives the new values
-    returning old.*
-),
-accepted as (
-    select * from ended union all select * from moved
+    set token = null, claimed_at = null, heartbeat_at = null, node_id = null,
+        (state, after_run, cancel_requested, completed_at, result, progress, failures, stalls, scheduled_at, run_at,
+         last_run, last_success, last_failure, consecutive_failures, execution_time_ms, last_error) = (
+        select
+            case when j.after_run = 'pause' then 'paused' else 'pending' end,
+            -- What was never started is not deleted here: whoever claims it next does, and records it.
+            case when h.outcome is null and j.after_run = 'delete' then 'delete' end,
+            -- A cancel ends the occurrence that it found: no retry of it runs, and the next one is not touched.
+            j.cancel_requested and (h.outcome is null or h.next_at is null),
+            -- ctx.transaction() completed it, yet the node thinks otherwise (its commit's answer was lost): the
+            -- mark stays, and whoever claims the job next only records it.
+            case when h.next_at is null then j.completed_at end,
+            case when h.next_at is null then j.result end,
+            case when h.next_at is null then j.progress end,
+            h.failures,
+            h.stalls,
+            coalesce(h.next_at, h.scheduled_at, j.scheduled_at),
+            case when h.next_run_at is not null then h.next_run_at
+                 when j.completed_at is not null then j.run_at
+                 when h.delay is not null then (select now from clock) + h.delay * interval '1 second'
+                 else j.run_at end,
+            case when h.started is null then j.last_run
+                 else j.claimed_at + h.started * interval '1 second' end,
+            case when h.outcome = 'completed' then j.claimed_at + h.ended * interval '1 second'
+                 else j.last_success end,
+            case when h.outcome in ('failed', 'timed_out', 'stalled')
+                 then j.claimed_at + h.ended * interval '1 second' else j.last_failure end,
+            case when h.outcome = 'completed' then 0
+                 when h.outcome in ('failed', 'timed_out', 'stalled') then j.consecutive_failures + 1
+                 else j.consecutive_failures end,
+            case when h.started is null then j.execution_time_ms
+                 else ((h.ended - h.started) * 1000)::bigint end,
+            case when h.outcome in ('failed', 'timed_out', 'stalled') then coalesce(h.error, h.reason)
+                 else j.last_error end
+        from held h
+        where h.id = j.id and h.token = j.token
+    )
+    where j.id = any (array(select h.id from held h where not h.leaves))
 ),
 recorded as (
     insert into {runs} (job_id, token, scheduled_at, started_at, finished_at, node_id, attempt, outcome,
                         name, key, schedule, parameters, options, result, progress, reason, error)
-    select a.id, a.token, coalesce(g.scheduled_at, a.scheduled_at),
-           a.claimed_at + g.started * interval '1 second', a.claimed_at + g.ended * interval '1 second',
-           a.node_id, g.attempt, case when a.completed_at is null then g.outcome else 'completed' end, a.name, a.key, a.schedule, a.parameters, a.options,
-           coalesce(g.result, a.result), coalesce(g.progress, a.progress), g.reason, g.error
-    from accepted a join given g on g.id = a.id and g.token = a.token
-    where g.outcome is not null
-      and (a.completed_at is null or a.schedule is null or g.next_at is not null)
+    select h.id, h.token, coalesce(h.scheduled_at, (h.job).scheduled_at),
+           (h.job).claimed_at + h.started * interval '1 second', (h.job).claimed_at + h.ended * interval '1 second',
+           (h.job).node_id, h.attempt, case when (h.job).completed_at is null then h.outcome else 'completed' end,
+           (h.job).name, (h.job).key, (h.job).schedule, (h.job).parameters, (h.job).options,
+           coalesce(h.result, (h.job).result), coalesce(h.progress, (h.job).progress), h.reason, h.error
+    from held h
+    where h.outcome is not null
+      and ((h.job).completed_at is null or (h.job).schedule is null or h.next_at is not null)
     union all
-    select a.id, null, s.scheduled_at, null, (select now from clock), a.node_id, 0, 'skipped',
-           a.name, a.key, a.schedule, a.parameters, a.options, s.result, null, s.reason, null
-    from accepted a join given g on g.id = a.id and g.token = a.token
-    cross join lateral json_to_recordset(g.skipped) as s(scheduled_at timestamptz, reason text, result jsonb)
+    select h.id, null, s.scheduled_at, null, (select now from clock), (h.job).node_id, 0, 'skipped',
+           (h.job).name, (h.job).key, (h.job).schedule, (h.job).parameters, (h.job).options, s.result, null, s.reason,
+           null
+    from held h
+    cross join lateral json_to_recordset(h.skipped) as s(scheduled_at timestamptz, reason text, result jsonb)
 ),
 logged as (
     insert into {run_logs} (job_id, token, at, level, event, fields)
-    select a.id, a.token, a.claimed_at + l.at * interval '1 second', l.level, l.event, l.fields
-    from accepted a join given g on g.id = a.id and g.token = a.token
-    cross join lateral json_to_recordset(g.logs) as l(at float8, level text, event text, fields jsonb)
+    select h.id, h.token, (h.job).claimed_at + l.at * interval '1 second', l.level, l.event, l.fields
+    from held h
+    cross join lateral json_to_recordset(h.logs) as l(at float8, level text, event text, fields jsonb)
 )
-select array_agg(array[a.id, a.token]) from accepted a
+select array_agg(array[h.id, h.token]) from held h

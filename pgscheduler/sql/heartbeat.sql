@@ -4,10 +4,18 @@ with given as materialized (
     select * from unnest(%(ids)s::bigint[], %(tokens)s::bigint[]) as g(id, token)
 ),
 free as materialized (
-    select j.ctid from given g join {jobs} j on j.id = g.id and j.token = g.token
-    for update of j skip locked
+    select f.id
+    from given g
+    cross join lateral (
+        select j.id from {jobs} j where j.id = g.id and j.token = g.token for update skip locked
+    ) f
 ),
 beaten as (
-    update {jobs} j set heartbeat_at = {now}() where j.ctid = any (array(select ctid from free))
+    update {jobs} j set heartbeat_at = {now}() where j.id = any (array(select id from free))  -- by id: see finish.sql
 )
-select j.id, j.token, j.cancel_requested from given g join {jobs} j on j.id = g.id and j.token = g.token
+select g.id, g.token, mine.cancel_requested
+from given g
+cross join lateral (
+    select j.cancel_requested from {jobs} j where j.id = g.id and j.token = g.token
+    offset 0  -- one look-up each, whatever the planner believes
+) mine

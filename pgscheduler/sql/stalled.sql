@@ -2,7 +2,7 @@
 -- Whoever claims one next decides whether it may still run; that node knows the class and its policies.
 with clock as materialized (select {now}() as now),
 silent as materialized (
-    select j.id, j.ctid
+    select j.*
     from {jobs} j
     left join {nodes} n on n.id = j.node_id
     where j.state = 'running'
@@ -18,18 +18,16 @@ reset as (
         run_at = least(j.run_at, (select now from clock)),
         stalls = j.stalls + case when j.completed_at is null then 1 else 0 end,
         token = null, claimed_at = null, heartbeat_at = null, node_id = null
-    from {jobs} old
-    where j.ctid = any (array(select ctid from silent)) and old.id = j.id
-    returning old.*
+    where j.id = any (array(select id from silent))  -- by id: see finish.sql
 ),
 recorded as (
     insert into {runs} (job_id, token, scheduled_at, started_at, finished_at, node_id, attempt, outcome,
                         name, key, schedule, parameters, options, progress, reason)
-    select r.id, r.token, r.scheduled_at, r.claimed_at, (select now from clock), r.node_id,
-           r.failures + r.stalls + 1, 'stalled', r.name, r.key, r.schedule, r.parameters, r.options, r.progress,
-           'no heartbeat since ' || to_char(coalesce(r.heartbeat_at, r.claimed_at) at time zone 'UTC',
+    select s.id, s.token, s.scheduled_at, s.claimed_at, (select now from clock), s.node_id,
+           s.failures + s.stalls + 1, 'stalled', s.name, s.key, s.schedule, s.parameters, s.options, s.progress,
+           'no heartbeat since ' || to_char(coalesce(s.heartbeat_at, s.claimed_at) at time zone 'UTC',
                                             'YYYY-MM-DD"T"HH24:MI:SS"Z"')
-    from reset r
-    where r.completed_at is null
+    from silent s
+    where s.completed_at is null
 )
-select r.id, r.name, r.key, r.token, r.node_id from reset r
+select s.id, s.name, s.key, s.token, s.node_id from silent s

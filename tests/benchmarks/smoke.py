@@ -15,7 +15,7 @@ import os
 import statistics
 import threading
 import time
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 import structlog
@@ -64,7 +64,7 @@ class Figures:
     def __init__(self, dsn: str, jobs: int) -> None:
         self._dsn, self._jobs = dsn, jobs
 
-    def __enter__(self) -> Figures:
+    def __enter__(self) -> Self:
         self._before = self._read()
         self._cpu, self._wall = time.process_time(), time.perf_counter()
         return self
@@ -118,7 +118,8 @@ def calibrate(dsn: str, seconds: float = 1.0) -> float:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("drop table if exists bench_calibration")
         connection.execute(
-            "create table bench_calibration (id bigint generated always as identity primary key, name text, at timestamptz, data jsonb)"
+            "create table bench_calibration (id bigint generated always as identity primary key,"
+            " name text, at timestamptz, data jsonb)"
         )
         count, end = 0, time.perf_counter() + seconds
         while time.perf_counter() < end:

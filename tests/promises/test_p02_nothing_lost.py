@@ -107,7 +107,7 @@ def test_a_claim_whose_answer_was_lost_is_run(
         eventually(lambda: at_rest(db))
         proxy.stall("down")
         job = client.enqueue("seen", delay=None)
-        node._dispatcher.look()  # the notification is held back too
+        node._node.dispatcher.look()  # the notification is held back too
         eventually(lambda: live(db, job.id)["state"] == "running", describe="the claim is committed")  # type: ignore[index]
         proxy.reset()
         proxy.heal()

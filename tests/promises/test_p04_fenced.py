@@ -276,7 +276,7 @@ def test_the_late_end_of_an_old_run_leaves_the_same_nodes_new_run_alone(
     held = Held(JobConfig(name="held"), lambda ctx: {"attempt": ctx.attempt})
     job = begin(node, held, eventually)
     give_back(db, job)
-    node._dispatcher.look()
+    node._node.dispatcher.look()
     eventually(lambda: len(held.contexts) == 2, describe="the same node runs it again")
     new = live(db, job)
 

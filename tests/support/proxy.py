@@ -17,6 +17,7 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Literal, Self, TypeVar
 
 import psycopg
@@ -187,5 +188,6 @@ class Proxy:
 def _reset(writer: asyncio.StreamWriter) -> None:
     raw = writer.get_extra_info("socket")
     if raw is not None and raw.family == socket.AF_INET:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        with suppress(OSError):  # it was closed just now
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()

@@ -1,0 +1,337 @@
+"""The running part of a scheduler: its loops and slots, built together, started together, stopped in order."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from . import states
+from ._context import RunContext, Services
+from ._dispatcher import Dispatcher
+from ._executors import Workers
+from ._heartbeat import Fence, Heartbeat
+from ._ledger import Ledger
+from ._listener import Listener
+from ._loops import Loop
+from ._maintenance import CHORES, Maintenance, Settings
+from ._processes import Home, Processes
+from ._registry import Registry
+from ._runner import Runner
+from ._store import ClaimRequest, Store, new_token
+from ._transaction import RunTransaction, assert_owner
+from ._version import __version__
+from .clock import monotonic
+from .config import SchedulerConfig
+from .states import Claim, Outcome
+
+__all__ = ["MARGIN", "Node", "PassSummary"]
+
+MARGIN = 0.8  # seconds beyond shutdown_timeout in which the last outcomes are written and loops are joined
+RELEASE_TIME = 0.6  # of them, for giving back what was stopped at the deadline
+
+
+@dataclass(frozen=True)
+class PassSummary:
+    """What one `run_pending()` did."""
+
+    claimed: int
+    completed: int
+    failed: int
+
+
+class Node:
+    """Claims, runs and records jobs, from `start` to `stop`.
+
+    `poke(hint)` tells the other nodes that something is due; `farewell` is called when everything has ended.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        id_: str,
+        name: str,
+        store: Store,
+        registry: Registry,
+        log: Any,
+        poke: Callable[[str], None],
+        farewell: Callable[[float], None],
+    ) -> None:
+        self._config = config
+        self._id = id_
+        self._name = name
+        self._store = store
+        self._registry = registry
+        self._log = log
+        self._farewell = farewell
+        self.ledger = Ledger(
+            config.no_heartbeat_timeout.total_seconds(), config.heartbeat_interval.total_seconds()
+        )
+        self.dispatcher = Dispatcher(
+            store,
+            self.ledger,
+            id_,
+            registry.names,
+            config.max_concurrent_jobs,
+            config.job_check_interval.total_seconds(),
+            log,
+            self._on_lost,
+        )
+        services = Services(id_, log, self.dispatcher.noted, self._open_transaction, self._assert_owner)
+        runner = Runner(registry, services, log, self.dispatcher.report)
+        self.processes = Processes(
+            Home(id_, store.conninfo, config.schema, config.table_prefix, config.prepared_statements)
+        )
+        self.workers = Workers(config.max_concurrent_jobs, runner, self.processes, name)
+        self.dispatcher.workers = self.workers
+        self.heartbeat = Heartbeat(
+            store,
+            self.ledger,
+            config.heartbeat_interval.total_seconds(),
+            self._describe,
+            self._on_lost,
+            self.dispatcher.look,
+        )
+        self.maintenance = Maintenance(
+            store,
+            Settings(
+                config.no_heartbeat_timeout.total_seconds(),
+                config.orphaned_job_timeout.total_seconds(),
+                config.history_retention.total_seconds(),
+            ),
+            log,
+            lambda _: poke("due"),
+        )
+        self.listener: Listener | None = None
+        self.loops: dict[str, Loop] = {}
+
+    # --- start ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Beat once, listen, then begin to claim."""
+        config = self._config
+        # The node is known before it claims anything: its timeout and names are then on record.
+        self.heartbeat.step()
+        if config.run_immediately:
+            self.dispatcher.look()
+        loop = functools.partial(Loop, log=self._log)
+        self.loops = {
+            "heartbeat": loop(f"{self._name}-heartbeat", self.heartbeat.step, on_exit=self.heartbeat.close),
+            "fence": loop(f"{self._name}-fence", Fence(self.ledger, self._on_lost).step),
+            "dispatcher": loop(
+                f"{self._name}-dispatcher", self.dispatcher.step, on_exit=self.dispatcher.finish
+            ),
+            "maintenance": loop(f"{self._name}-maintenance", self.maintenance.step),
+        }
+        self.dispatcher.wake_with(self.loops["dispatcher"].wake)
+        if config.listen:
+            self.listener = Listener(self._store, self.hint, self._log)
+            self.loops["listener"] = loop(
+                f"{self._name}-listener", self.listener.step, on_exit=self.listener.close
+            )
+            self.loops["listener"].start()
+            # LISTEN first, then the first look: what is committed between the two would else wait.
+            self.listener.ready.wait(2.0)
+        else:
+            self._log.info(
+                "notifications are off; jobs are found at their due times and every job_check_interval"
+            )
+        for name in ("heartbeat", "fence", "dispatcher", "maintenance"):
+            self.loops[name].start()
+
+    def hint(self, hint: str) -> None:
+        """`due`: look for work. `cancel`: look at the claims."""
+        if hint == "due":
+            self.dispatcher.look()
+        elif hint == "cancel":
+            self.heartbeat.everything = True
+            self.loops["heartbeat"].wake()
+
+    def learned(self) -> None:
+        """A name was registered: tell the others, and look for its jobs."""
+        self.loops["heartbeat"].wake()
+        self.dispatcher.look()
+
+    # --- stop -------------------------------------------------------------------------------------------
+
+    def stop(self, seconds: float) -> bool:
+        """See `Scheduler.shutdown`; returns at most `seconds` + MARGIN later."""
+        deadline = monotonic() + seconds
+        # 1. Nothing new, at once. 2. Tell every run. 3. Give back what no slot has begun.
+        self.dispatcher.claiming = False
+        self.loops["maintenance"].stop()
+        for claim in self.ledger.all():
+            claim.stop("shutdown")
+        self.dispatcher.release_unstarted()
+        # 4. Wait for runs and for their outcomes to be written; heartbeats go on meanwhile.
+        clean = self._drained(deadline)
+        if not clean:
+            # 5. The deadline: kill what can be killed, and give that back as well.
+            self.processes.cut()
+            for claim in self.ledger.all():
+                context = claim.context
+                if context is not None and context._on_stop is not None:
+                    context._on_stop("deadline")
+            clean = self._drained(deadline + RELEASE_TIME)
+        end = deadline + MARGIN
+        self.workers.stop()
+        self.processes.close()
+        if clean:
+            self._log.info("all jobs completed gracefully")
+            self._stop_loops(end)
+        else:
+            names = sorted({c.name for c in self.ledger.all()})
+            self._log.error(
+                "shutdown timeout exceeded, some jobs may not have completed",
+                jobs=names,
+                count=len(self.ledger),
+            )
+            threading.Thread(target=self._drain_rest, name=f"{self._name}-drain", daemon=True).start()
+        return clean
+
+    def _drained(self, deadline: float) -> bool:
+        """Wait until no claim is held; False at the deadline."""
+        while len(self.ledger):
+            left = deadline - monotonic()
+            if left <= 0:
+                return False
+            self.ledger.changed.wait(min(left, 0.05))
+        return True
+
+    def _drain_rest(self) -> None:
+        """After a shutdown that some job outlived: beat and write until the last one is done."""
+        while len(self.ledger):
+            self.ledger.changed.wait(1.0)
+        self._stop_loops(monotonic() + 5.0)
+
+    def _stop_loops(self, deadline: float) -> None:
+        """Claims first, heartbeats last: nobody may think us dead while something is being written."""
+        for name in ("dispatcher", "maintenance", "listener", "fence", "heartbeat"):
+            loop = self.loops.get(name)
+            if loop is None:
+                continue
+            loop.stop()
+            if name == "listener" and self.listener is not None:
+                with contextlib.suppress(OSError):
+                    self.listener.interrupt()
+        for loop in self.loops.values():
+            if not loop.join(max(deadline - monotonic(), 0.01)):
+                self._log.warning("loop did not end in time (a hanging network?)", loop=loop.name)
+        self.workers.join(max(deadline - monotonic(), 0.01))
+        self._farewell(deadline)
+
+    def abandon(self) -> int:
+        """Give back the jobs of runs that outlived `shutdown()`; returns how many.
+
+        Only for a process that is about to end in the same instant: their code still runs.
+        """
+        # What has ended is being written as what it was; giving it back would have it run again.
+        deadline = monotonic() + RELEASE_TIME
+        while any(c.settled for c in self.ledger.all()) and (left := deadline - monotonic()) > 0:
+            self.ledger.changed.wait(min(left, 0.05))
+        held = [c for c in self.ledger.all() if not c.lost and not c.settled]
+        if not held:
+            return 0
+        try:
+            connection = self._store.connect()
+        except Exception:  # noqa: BLE001 - no database: the stalled scan of another node will find them
+            return 0
+        with connection:
+            moves = [
+                states.interrupted(c, None, monotonic() - c.received, 0.0, reason="shutdown") for c in held
+            ]
+            for move in moves:
+                move.started = 0.0
+            with contextlib.suppress(psycopg.Error):
+                self._store.cycle(connection, self._id, [], moves, [], None, 0)
+                self._store.notify(connection, "due")
+                self.ledger.drop(held)
+                return len(held)
+        return 0
+
+    # --- one pass without loops ---------------------------------------------------------------------------
+
+    def run_pass(self, limit: int) -> PassSummary:
+        """Claim up to `limit` due jobs, run them here one after the other, record each."""
+        self.heartbeat.step()
+        beat = Loop(f"{self._name}-heartbeat", self.heartbeat.step, self._log)
+        fence = Loop(f"{self._name}-fence", Fence(self.ledger, self._on_lost).step, self._log)
+        beat.start()
+        fence.start()
+        connection = self._store.connect()
+        try:
+            self.maintenance.do(CHORES[0])
+            request = ClaimRequest(limit, self._registry.names(), {}, True)
+            claims: list[Claim] = []
+            if request.names:
+                claims = self._store.cycle(connection, self._id, [], [], [], request, new_token()).claims
+            self.ledger.hold(claims)
+            if self.dispatcher.on_moved is not None:
+                self.dispatcher.on_moved(claims, [], [])
+            completed = failed = 0
+            for claim in claims:
+                self.workers.execute(claim)
+                done, ended, notes = self.dispatcher.take_all()
+                answer = self._store.cycle(connection, self._id, done, ended, notes, None, 0)
+                self.dispatcher.settle(done, ended, answer)
+                completed += len(done) + sum(e.outcome is Outcome.COMPLETED for e in ended)
+                failed += sum(
+                    e.outcome in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STALLED) for e in ended
+                )
+            return PassSummary(len(claims), completed, failed)
+        finally:
+            connection.close()
+            for loop in (beat, fence):
+                loop.stop()
+                loop.join(1.0)
+            self.heartbeat.close()
+
+    def stats(self) -> dict[str, Any]:
+        """This node's counters and the health of its loops; asks no database."""
+        now = monotonic()
+        return {
+            "held": len(self.ledger),
+            "fenced": self.ledger.fenced,
+            "unwritten": self.dispatcher.unwritten,
+            **self.dispatcher.counters,
+            "loops": {
+                name: {
+                    "alive": loop.alive,
+                    "failures": loop.failures,
+                    "last_success_seconds": None if loop.last_success is None else now - loop.last_success,
+                }
+                for name, loop in self.loops.items()
+            },
+        }
+
+    # --- for the parts ----------------------------------------------------------------------------------
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "host": socket.gethostname()[:255],
+            "pid": os.getpid(),
+            "version": __version__,
+            "slots": self._config.max_concurrent_jobs,
+            "names": self._registry.names(),
+            "timeout": self._config.no_heartbeat_timeout.total_seconds(),
+        }
+
+    def _open_transaction(self, context: RunContext, result: Any) -> RunTransaction:
+        return RunTransaction(self._store, context, result)
+
+    def _assert_owner(self, context: RunContext, connection: Any) -> None:
+        assert_owner(self._store, context, connection)
+
+    def _on_lost(self, claims: list[Claim]) -> None:
+        for claim in claims:
+            self._log.warning(
+                "claim lost", job=claim.name, key=claim.key, job_id=claim.id, attempt=claim.attempt
+            )

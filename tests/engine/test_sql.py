@@ -1,0 +1,227 @@
+"""The statements: each file is used, each one fits the schema, and none of the hot ones reads the whole table."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import pgscheduler
+from pgscheduler._sql import Names
+from pgscheduler._store import Store
+from tests.support import eventually
+
+PACKAGE = Path(pgscheduler.__file__).parent
+FILES = sorted(file.stem for file in (PACKAGE / "sql").glob("*.sql"))
+ROWS = 50_000
+RUNNING = 3_000
+NODE = "11111111-1111-1111-1111-111111111111"
+
+
+def numbered(statement: str) -> tuple[str, list[str]]:
+    """psycopg's named placeholders as PREPARE wants them, and their names in order."""
+    names: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
+
+    return re.sub(r"%\((\w+)\)s", number, statement), names
+
+
+@pytest.fixture
+def store(dsn: str) -> Store:
+    return Store(dsn, Names("public", "pgscheduler_"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_statement_is_used(name: str) -> None:
+    """A statement that no module names is dead, and a first line says what each one does."""
+    sources = "\n".join(file.read_text() for file in PACKAGE.rglob("*.py"))
+    assert f'"{name}"' in sources
+    assert (PACKAGE / "sql" / f"{name}.sql").read_text().startswith("-- ")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "copy_jobs"])
+def test_every_statement_can_be_prepared(db: psycopg.Connection[Any], store: Store, name: str) -> None:
+    """Each statement fits a fresh schema."""
+    text, _ = numbered(store.sql[name])
+    db.execute(f"prepare statement as {text}")
+
+
+def test_copy_fits(db: psycopg.Connection[Any], store: Store) -> None:
+    """COPY too, which cannot be prepared."""
+    with db.cursor() as cursor, cursor.copy(store.sql["copy_jobs"]) as copy:
+        copy.write("")
+
+
+# --- plans ------------------------------------------------------------------------------------------------
+
+
+def outcomes(ids: list[int], token: int) -> str:
+    shared = {
+        "token": token,
+        "outcome": "failed",
+        "started": 0.0,
+        "ended": 0.1,
+        "attempt": 1,
+        "failures": 1,
+        "stalls": 0,
+    }
+    return json.dumps([{"id": id_, "ends": n % 2 == 0, "delay": 1.0, **shared} for n, id_ in enumerate(ids)])
+
+
+def arguments(name: str, ids: list[int], token: int) -> dict[str, str]:
+    """For one batch, as SQL literals."""
+    array = "'{" + ",".join(map(str, ids)) + "}'"
+    same = "'{" + ",".join([str(token)] * len(ids)) + "}'"
+    zeros = "'{" + ",".join(["0"] * len(ids)) + "}'"
+    return {
+        "complete": {"ids": array, "tokens": same, "started": zeros, "ended": zeros},
+        "finish": {"outcomes": f"'{outcomes(ids, token)}'"},
+        "note": {"notes": f"'{outcomes(ids, token)}'"},
+        "heartbeat": {"ids": array, "tokens": same},
+        "claim": {
+            "everything": "true", "priorities": "'{}'", "marks": "'{}'", "names": "'{job}'", "slots": str(len(ids) or 1),
+            "token": "99", "node": f"'{NODE}'",
+        },
+    }[name]  # fmt: skip
+
+
+def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes_of(child)
+
+
+@pytest.mark.parametrize("statistics", ["none", "of an empty table", "of a drained table"])
+@pytest.mark.parametrize("name", ["complete", "finish", "note", "heartbeat", "claim"])
+def test_no_plan_reads_the_whole_table(
+    db: psycopg.Connection[Any], store: Store, name: str, statistics: str
+) -> None:
+    """A generic plan from when the table was empty still walks indexes, and few rows, when it has 50,000."""
+    db.execute("alter table pgscheduler_jobs set (autovacuum_enabled = off)")  # the statistics stay stale
+    if statistics == "of a drained table":  # many pages, no rows: the planner believes it stays so
+        db.execute(
+            "insert into pgscheduler_jobs (name, run_at, scheduled_at, created_at)"
+            " select 'job', now(), now(), now() from generate_series(1, 20000)"
+        )
+        db.execute("delete from pgscheduler_jobs")
+        db.execute("vacuum analyze pgscheduler_jobs")
+    if statistics == "of an empty table":
+        db.execute("analyze pgscheduler_jobs")
+    text, order = numbered(store.sql[name])
+    token = 7
+    with store.connect() as connection:
+
+        def call(ids: list[int]) -> str:
+            values = arguments(name, ids, token)
+            return f"execute hot({', '.join(values[n] for n in order)})"
+
+        connection.execute("set plan_cache_mode = force_generic_plan")
+        connection.execute(f"prepare hot as {text}")
+        connection.execute(call([]))  # the plan is made here, for an empty table
+        db.execute(
+            "insert into pgscheduler_jobs (name, run_at, scheduled_at, created_at, priority, state, token, claimed_at, node_id)"
+            " select 'job', now() + (n - 25000) * interval '1 second', now(), now(), n %% 3,"
+            " case when n <= %(running)s then 'running' else 'pending' end,"
+            " case when n <= %(running)s then %(token)s end, case when n <= %(running)s then now() end,"
+            " case when n <= %(running)s then %(node)s::uuid end from generate_series(1, %(rows)s) n",
+            {"rows": ROWS, "running": RUNNING, "token": token, "node": NODE},
+        )
+        chosen = db.execute(
+            "select id from pgscheduler_jobs where state = 'running' order by random() limit 100"
+        )
+        ids = sorted(row[0] for row in chosen)
+        with connection.transaction(force_rollback=True):
+            (document,) = connection.execute(f"explain (analyze, format json) {call(ids)}").fetchone()  # type: ignore[misc]
+    scans = [
+        node
+        for node in nodes_of(document[0]["Plan"])
+        if node.get("Relation Name") == "pgscheduler_jobs" and "Scan" in node["Node Type"]
+    ]
+    assert scans
+    by_index = {"Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Tid Scan"}
+    assert {node["Node Type"] for node in scans} <= by_index
+    assert "pgscheduler_jobs_running" not in {node.get("Index Name") for node in scans}
+    for node in scans:
+        touched = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        assert touched <= 20 * len(ids), node
+
+
+# --- concurrent writes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["complete", "finish-end", "finish-retry", "note", "cancel", "delete"])
+def test_a_statement_that_had_to_wait_for_the_row_does_its_work(
+    dsn: str, db: psycopg.Connection[Any], store: Store, name: str
+) -> None:
+    """Another transaction had written the row and committed after the statement began: nothing is half done."""
+    token = 7
+    (job,) = db.execute(
+        "insert into pgscheduler_jobs (name, run_at, scheduled_at, created_at, state, token, claimed_at, node_id)"
+        " values ('job', now(), now(), now(), 'running', %s, now(), %s) returning id",
+        [token, NODE],
+    ).fetchone()  # type: ignore[misc]
+    line = {"id": job, "token": token, "outcome": "failed", "started": 0, "ended": 1, "attempt": 1}
+    reference = {"id": job, "name": None, "key": None}
+    statement, parameters = {
+        "complete": (
+            "complete",
+            {"ids": f"{{{job}}}", "tokens": f"{{{token}}}", "started": "{0}", "ended": "{1}"},
+        ),
+        "finish-end": ("finish", {"outcomes": json.dumps([{**line, "ends": True}])}),
+        "finish-retry": (
+            "finish",
+            {"outcomes": json.dumps([{**line, "ends": False, "delay": 1, "failures": 1, "stalls": 0}])},
+        ),
+        "note": ("note", {"notes": json.dumps([{"id": job, "token": token, "progress": {"done": 5}}])}),
+        "cancel": ("cancel", {**reference, "reason": "cancelled"}),
+        "delete": ("delete", reference),
+    }[name]
+    with psycopg.connect(dsn) as other, store.connect() as connection:
+        other.execute("update pgscheduler_jobs set heartbeat_at = now() where id = %s", [job])
+        worker = threading.Thread(target=connection.execute, args=(store.sql[statement], parameters))
+        worker.start()
+        blocked = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        eventually(
+            lambda: db.execute(blocked).fetchone() == (1,), describe="the statement to wait for the row"
+        )
+        other.commit()
+        worker.join(10)
+    found = db.execute("select state, progress, cancel_requested from pgscheduler_jobs").fetchall()
+    runs = db.execute("select count(*) from pgscheduler_runs").fetchone()
+    assert (found, runs) == {
+        "complete": ([], (1,)),
+        "finish-end": ([], (1,)),
+        "finish-retry": ([("pending", None, False)], (1,)),
+        "note": ([("running", {"done": 5}, False)], (0,)),
+        "cancel": ([("running", None, True)], (0,)),
+        "delete": ([("running", None, True)], (0,)),
+    }[name]
+
+
+def test_a_stalled_claim_written_meanwhile_is_reset_whole_or_not_at_all(
+    dsn: str, db: psycopg.Connection[Any], store: Store
+) -> None:
+    """The stalled scan records a stall only for a row that it has really reset, and passes over a locked one."""
+    db.execute(
+        "insert into pgscheduler_jobs (name, run_at, scheduled_at, created_at, state, token, claimed_at, node_id)"
+        " values ('job', now(), now(), now(), 'running', 7, now() - interval '1 hour', %s)",
+        [NODE],
+    )
+    scan = {"timeout": 1.0, "batch": 10}
+    with psycopg.connect(dsn) as other:
+        other.execute("update pgscheduler_jobs set progress = '{}'")
+        assert db.execute(store.sql["stalled"], scan).fetchall() == []
+        other.commit()
+    assert len(db.execute(store.sql["stalled"], scan).fetchall()) == 1
+    assert db.execute("select state, stalls from pgscheduler_jobs").fetchall() == [("pending", 1)]
+    assert db.execute("select count(*) from pgscheduler_runs").fetchone() == (1,)
