@@ -7,12 +7,11 @@ A step that raises is logged and tried again with full-jitter backoff; no loop e
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from .clock import monotonic
+from .clock import monotonic, uniform
 
 __all__ = ["Loop", "Waker"]
 
@@ -109,7 +108,7 @@ class Loop:
                     error=f"{type(error).__name__}: {error}"[:500],
                 )
                 full = min(BACKOFF_LIMIT, BACKOFF_FIRST * 2 ** min(self.failures, 10))
-                sleep = full * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+                sleep = full * uniform(0.5, 1.0)
             if not self._stopping and (sleep is None or sleep > 0):
                 self._waker.wait(sleep)
         if self._on_exit is not None:

@@ -6,7 +6,6 @@ To add a chore: write its function, add a row to `CHORES`.
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -16,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from ._store import Store
-from .clock import monotonic
+from .clock import monotonic, uniform
 
 __all__ = ["CHORES", "Chore", "Maintenance", "ensure_partitions"]
 
@@ -107,7 +106,7 @@ class Maintenance:
                 again = self.do(chore)
                 period = chore.period(self._settings)
                 # Jitter only shortens: nodes spread out, and the promise keeps its bound.
-                self._due[chore.name] = now if again else monotonic() + period * random.uniform(0.8, 1.0)  # noqa: S311
+                self._due[chore.name] = now if again else monotonic() + period * uniform(0.8, 1.0)
         return max(min(self._due.values()) - monotonic(), 0.0)
 
     def _patience(self) -> str:

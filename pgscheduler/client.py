@@ -5,7 +5,6 @@ A client needs no running scheduler: a web process schedules jobs that worker pr
 
 from __future__ import annotations
 
-import random
 import select
 import time
 import zlib
@@ -24,7 +23,7 @@ from ._registry import Registry, instantiate, plain_parameters, validate_paramet
 from ._runner import jitter_of
 from ._sql import Names
 from ._store import Store, dump
-from .clock import monotonic
+from .clock import monotonic, uniform
 from .errors import (
     DatabaseUnavailableError,
     DuplicateJobError,
@@ -643,7 +642,7 @@ class Client:
                 return record
             if deadline is not None and monotonic() >= deadline:
                 raise WaitTimeoutError(f"job {_shown(job)!r} is still {record.state} after {timeout}")
-            time.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
+            time.sleep(pause * uniform(0.8, 1.2))
             pause = min(pause * 1.5, 0.25)
 
     # --- helpers ----------------------------------------------------------------------------------------

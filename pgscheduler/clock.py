@@ -6,13 +6,18 @@ A node's own clocks only measure how long something took or how long to wait.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 
-__all__ = ["elapsed", "monotonic"]
+__all__ = ["elapsed", "monotonic", "uniform"]
 
 #: Seconds on a clock that never steps; for deadlines and durations.
 monotonic: Callable[[], float] = time.monotonic
+
+
+#: Random delays, from a generator of our own: a program, or its tests, may count on the module's global one.
+uniform: Callable[[float, float], float] = random.Random().uniform  # noqa: S311 - jitter, not a secret
 
 
 def _boottime() -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from .clock import uniform
 from .errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["Backoff", "RetryPolicy"]
@@ -45,4 +45,4 @@ class Backoff:
     def __call__(self, failures: int, error: BaseException) -> timedelta:  # noqa: ARG002 - a RetryPolicy
         steps = min(failures - 1, 64)  # beyond that every factor has reached the maximum
         delay = min(self.initial.total_seconds() * self.factor**steps, self.maximum.total_seconds())
-        return timedelta(seconds=delay * random.uniform(1 - self.jitter, 1 + self.jitter))  # noqa: S311
+        return timedelta(seconds=delay * uniform(1 - self.jitter, 1 + self.jitter))

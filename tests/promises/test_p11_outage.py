@@ -231,6 +231,8 @@ def test_an_outcome_whose_commit_answer_was_lost_is_neither_lost_nor_doubled(
     node.start()
     try:
         assert job.started.wait(10)
+        # The first round of maintenance makes partitions: cut off in the middle, it would hold a lock on history.
+        eventually(lambda: node.node_stats()["loops"]["maintenance"]["last_success_seconds"] is not None)
         # The dispatcher sleeps, so that the next thing it sends is the outcome.
         eventually(lambda: (node._node.dispatcher._look_at or 0) > time.monotonic() + 5)
         proxy.stall("down")  # requests arrive, answers do not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import logging
 import re
 import sys
@@ -273,11 +274,12 @@ def test_the_password_reaches_no_log_no_record_and_no_error(
     # Its transaction goes to a port where nobody is.
     eventually(lambda: node.node_stats()["loops"]["heartbeat"]["failures"] == 0, timeout=20)
     wrong = psycopg.conninfo.make_conninfo(secret, port=1)
-    node._store.conninfo, kept = wrong, node._store.conninfo
+    broken = copy.copy(node._store)
+    broken.conninfo = wrong
+    node._node._store = broken  # the runs' transactions use it; the loops have the good one
     object.__setattr__(node._node.processes._home, "conninfo", wrong)
     node.trigger(job)
     ended = node.wait(job, timeout=30)
-    node._store.conninfo = kept
     node.shutdown()
 
     assert ended.state is JobState.FAILED
