@@ -64,6 +64,7 @@ _STATE_STYLES: Mapping[str, str] = {
     **dict.fromkeys(("cancelled", "stopped"), "dim"),
 }
 
+_MISSED_LEAST = ("host", "slots", "node", "key", "took", "attempt", "last error", "why", "pid", "running")
 _FOLDED = ("name", "key", "schedule", "last error", "why", "jobs that it knows", "the clock that day")
 
 EXIT_CODES = """\b
@@ -169,6 +170,8 @@ def say_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object
     if not lines:
         print(empty)
     elif _is_terminal():
+        console = _Console()
+        columns, lines, hidden = _fitting(columns, lines, console.width)
         table = Table(
             title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False
         )
@@ -176,11 +179,36 @@ def say_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object
             table.add_column(column, overflow="fold", no_wrap=column not in _FOLDED)
         for line in lines:
             table.add_row(*(Text(cell, style=_STATE_STYLES.get(cell, "")) for cell in line))
-        _Console().print(table)
+        console.print(table)
+        if hidden:
+            console.print(Text(f"not shown for lack of width: {', '.join(hidden)}", style="dim"))
     else:
         widths = [max(len(cell) for cell in column) for column in zip(columns, *lines, strict=True)]
         for line in (list(columns), *lines):
             print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _fitting(
+    columns: Sequence[str], lines: list[list[str]], width: int
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """What a terminal of this width can show whole: empty columns go first, then those that are missed least."""
+    kept = [i for i in range(len(columns)) if any(line[i] for line in lines)]
+
+    def needed() -> int:
+        total = 2
+        for i in kept:
+            longest = max(len(columns[i]), *(len(line[i]) for line in lines))
+            total += 3 + (min(longest, 16) if columns[i] in _FOLDED else longest)
+        return total
+
+    hidden = []
+    for name in _MISSED_LEAST:
+        if needed() <= width:
+            break
+        for i in [i for i in kept if columns[i] == name]:
+            kept.remove(i)
+            hidden.append(name)
+    return [columns[i] for i in kept], [[line[i] for i in kept] for line in lines], hidden
 
 
 def say_facts(facts: Mapping[str, object]) -> None:
