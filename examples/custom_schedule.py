@@ -51,7 +51,10 @@ def main() -> None:
         moment = LastBusinessDay(time(18), "Europe/Berlin").next_after(moment) or moment
         print(f"{moment:%A %d %B %Y, %H:%M} UTC")
 
-    with database() as dsn, Scheduler(SchedulerConfig(dsn=dsn, create_schema=True)) as scheduler:
+    with (
+        database() as dsn,
+        Scheduler(SchedulerConfig(dsn=dsn, create_schema=True, run_immediately=True)) as scheduler,
+    ):
         job = scheduler.schedule(Payroll())
         print("stored as", dict(job.schedule or {})["value"])
         scheduler.trigger("payroll")  # due now, by way of exception; the schedule stays as it is

@@ -39,7 +39,7 @@ def main() -> None:
         nodes = [subprocess.Popen([sys.executable, __file__, "node"], env=environment) for _ in range(3)]
         try:
             # Without start() a scheduler is a client: it schedules and asks, and runs nothing.
-            with Scheduler(SchedulerConfig(dsn=dsn, create_schema=True)) as client:
+            with Scheduler(SchedulerConfig(dsn=dsn, create_schema=True, run_immediately=True)) as client:
                 while len(runs := client.runs(name="tick", outcome=Outcome.COMPLETED, limit=1000)) < 15:
                     time.sleep(0.2)
         finally:

@@ -32,7 +32,10 @@ def cleanup(older_than_days: int = 30) -> str:
 
 
 def main() -> None:
-    with database() as dsn, Scheduler(SchedulerConfig(dsn=dsn, create_schema=True)) as scheduler:
+    with (
+        database() as dsn,
+        Scheduler(SchedulerConfig(dsn=dsn, create_schema=True, run_immediately=True)) as scheduler,
+    ):
         scheduler.register(Call(resize, JobConfig(name="resize", retries=2)))
         scheduler.schedule(Call(cleanup, JobConfig.recurring("cleanup", "0 3 * * *")))
         scheduler.start()

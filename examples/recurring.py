@@ -33,7 +33,10 @@ class Heartbeat(Job):
 
 
 def main() -> None:
-    with database() as dsn, Scheduler(SchedulerConfig(dsn=dsn, create_schema=True)) as scheduler:
+    with (
+        database() as dsn,
+        Scheduler(SchedulerConfig(dsn=dsn, create_schema=True, run_immediately=True)) as scheduler,
+    ):
         report = scheduler.schedule(DailyReport())
         scheduler.schedule(Heartbeat())
         scheduler.start()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -57,6 +59,7 @@ class RunContext:
         "_services",
         "_started",
         "_timeout",
+        "_told",
     )
 
     def __init__(
@@ -79,7 +82,8 @@ class RunContext:
         self._on_stop: Callable[[str], None] | None = None
         self._completed = False  # ctx.transaction() has committed
         self._progress: dict[str, Any] | None = None
-        self._lines: list[dict[str, Any]] | None = None
+        self._told: dict[str, Any] | None = None  # the progress that was taken last
+        self._lines: deque[dict[str, Any]] | None = None  # the run's thread appends, the dispatcher's takes
         self._kept = 0
         self._dropped = 0
         self._log: Any = None
@@ -247,7 +251,7 @@ class RunContext:
             return
         self._kept += 1
         if self._lines is None:
-            self._lines = []
+            self._lines = deque()
         self._lines.append(
             {
                 "at": round(monotonic() - self._claim.received, 6),
@@ -259,9 +263,20 @@ class RunContext:
         self._services.noted(self)
 
     def _take_notes(self, *, final: bool = False) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """What has been said since the last call; at the end also how many lines were too many."""
-        progress, self._progress = self._progress, None
-        lines, self._lines = self._lines or [], None
+        """What has been said since the last call; at the end also how many lines were too many.
+
+        Called on another thread than the run's: nothing is taken away that may just be written to.
+        """
+        progress = self._progress
+        if progress is self._told:
+            progress = None
+        else:
+            self._told = progress
+        lines: list[dict[str, Any]] = []
+        if self._lines is not None:
+            with contextlib.suppress(IndexError):
+                while True:
+                    lines.append(self._lines.popleft())
         if final and self._dropped:
             at = round(monotonic() - self._claim.received, 6)
             text = f"{self._dropped} lines dropped"

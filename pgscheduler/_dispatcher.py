@@ -99,6 +99,10 @@ class Dispatcher:
 
     # --- called by slots and side loops ---------------------------------------------------------------
 
+    def count_from(self, moment: datetime) -> None:
+        """What falls due after this moment (the database's) is not overdue: it is found without a first look."""
+        self._asked_at = moment
+
     def wake_with(self, wake: Callable[[], None]) -> None:
         self._wake = wake
 

@@ -117,6 +117,7 @@ class Node:
     def start(self) -> None:
         """Beat once, listen, then begin to claim."""
         config = self._config
+        self.dispatcher.count_from(self._store.now())
         # The node is known before it claims anything: its timeout and names are then on record.
         self.heartbeat.step()
         if config.run_immediately:

@@ -16,6 +16,7 @@ import os
 import pickle
 import signal
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -217,7 +218,9 @@ def _note(context: RunContext, progress: Any, lines: list[dict[str, Any]]) -> No
     if progress is not None:
         context._progress = progress
     if lines:
-        context._lines = [*(context._lines or []), *lines]
+        if context._lines is None:
+            context._lines = deque()
+        context._lines.extend(lines)
         for line in lines:
             with contextlib.suppress(Exception):
                 facts = {
