@@ -112,6 +112,11 @@ class Proxy:
             self._gates[way].clear()
 
     async def _refuse(self) -> None:
+        # A server that is closed between accepting a connection and making its transport leaves that one open.
+        while any(
+            getattr(task.get_coro(), "__name__", "") == "_accept_connection2" for task in asyncio.all_tasks()
+        ):
+            await asyncio.sleep(0)
         if self._server is not None:
             self._server.close()
             self._server = None
