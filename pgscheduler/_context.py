@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["RunContext", "Services"]
 
 MAX_LOG_LINES = 1000  # per run; what comes after is counted, not kept
-LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 @dataclass(slots=True)

@@ -77,10 +77,6 @@ class Workers:
             except IndexError:
                 return taken
 
-    @property
-    def has_idle(self) -> bool:
-        return bool(self._idle) or len(self._threads) < self.slots
-
     def stop(self) -> None:
         """No more work will come. Slots end when what they run has ended."""
         self._stopping = True

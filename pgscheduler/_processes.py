@@ -398,13 +398,7 @@ def _quietly(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Verdict]) -> No
 
 def _encode(verdict: Verdict) -> tuple[str | None, Any, str | None, str | None]:
     """(value as JSON, signal, error text, why it stopped), all plain."""
-    said = (
-        verdict.error
-        if isinstance(verdict.error, Signal)
-        else verdict.value
-        if isinstance(verdict.value, Signal)
-        else None
-    )
+    said = verdict.signal
     if said is not None:
         name = next(
             (n for n, kind in SIGNALS.items() if isinstance(said, kind)), None

@@ -62,6 +62,14 @@ class Verdict:
     value: Any = None
     error: BaseException | None = None
 
+    @property
+    def signal(self) -> Signal | None:
+        """The Retry, Snooze, Cancel or Fail that was raised or returned."""
+        for said in (self.error, self.value):
+            if isinstance(said, Signal):
+                return said
+        return None
+
 
 class Runner:
     """Runs claims on the thread that calls it; async and process runs are driven by the executors."""
@@ -348,13 +356,7 @@ def decide(
     `reason` is why the run was asked to stop, if it was; `completed` that its transaction has committed.
     """
     claim = plan.claim
-    said = (
-        verdict.error
-        if isinstance(verdict.error, Signal)
-        else verdict.value
-        if isinstance(verdict.value, Signal)
-        else None
-    )
+    said = verdict.signal
     error = None if verdict.error is None or isinstance(verdict.error, Signal) else verdict.error
     facts: dict[str, Any] = {} if error is None else {"error": error_text(error)}
     stopped = isinstance(error, JobCancelled | asyncio.CancelledError)

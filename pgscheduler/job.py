@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -308,6 +308,3 @@ class Job(ABC):
 
     def shutdown(self, ctx: RunContext) -> Any:  # noqa: B027 - optional on purpose
         """After each run, also a failed one: close what `init` opened."""
-
-
-Hook = Callable[["RunContext"], Any]

@@ -19,7 +19,6 @@ from enum import StrEnum
 from typing import Any
 
 __all__ = [
-    "CANCEL_REASONS",
     "Claim",
     "Ended",
     "JobState",
@@ -66,10 +65,6 @@ class Outcome(StrEnum):
         if self is Outcome.COMPLETED:
             return JobState.COMPLETED
         return JobState.CANCELLED if self is Outcome.CANCELLED else JobState.FAILED
-
-
-#: Why ``ctx.cancelled`` may be true.
-CANCEL_REASONS = ("cancelled", "timeout", "shutdown", "lost")
 
 
 class Claim:
