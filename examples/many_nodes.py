@@ -40,6 +40,8 @@ def main() -> None:
         try:
             # Without start() a scheduler is a client: it schedules and asks, and runs nothing.
             with Scheduler(SchedulerConfig(dsn=dsn, create_schema=True, run_immediately=True)) as client:
+                while len(client.nodes()) < 3:
+                    time.sleep(0.2)
                 while len(runs := client.runs(name="tick", outcome=Outcome.COMPLETED, limit=1000)) < 15:
                     time.sleep(0.2)
         finally:

@@ -1,12 +1,14 @@
 """Jobs on PostgreSQL: recurring and one-time, on as many nodes as you like, nothing lost, doubled or silently late."""
 
 from ._context import RunContext
+from ._marks import secret
 from ._version import __version__
 from .client import JobRef
 from .config import SchedulerConfig
 from .errors import (
     DatabaseUnavailableError,
     DuplicateJobError,
+    DuplicateTemplateError,
     InvalidCronError,
     InvalidTypeError,
     InvalidValueError,
@@ -15,21 +17,25 @@ from .errors import (
     JobNotFoundError,
     JobNotRunningError,
     JobRunningError,
+    ListenError,
     PgSchedulerError,
     RunLostError,
     SchedulerStateError,
     ScheduleUnknownError,
     SchemaError,
+    TemplateInactiveError,
+    TemplateNotFoundError,
     WaitTimeoutError,
 )
 from .events import StatusChange
 from .job import Job, JobConfig
-from .records import JobRecord, LogLine, NodeRecord, RunRecord
+from .records import JobRecord, LogLine, NodeRecord, RunRecord, Template
 from .retry import Backoff
 from .schedule import Cron, Every, Schedule
 from .scheduler import PassSummary, Scheduler
 from .signals import Cancel, Fail, Retry, Snooze
 from .states import JobState, Outcome
+from .templates import Templates
 
 __all__ = [
     "Backoff",
@@ -37,6 +43,7 @@ __all__ = [
     "Cron",
     "DatabaseUnavailableError",
     "DuplicateJobError",
+    "DuplicateTemplateError",
     "Every",
     "Fail",
     "InvalidCronError",
@@ -52,6 +59,7 @@ __all__ = [
     "JobRef",
     "JobRunningError",
     "JobState",
+    "ListenError",
     "LogLine",
     "NodeRecord",
     "Outcome",
@@ -69,6 +77,11 @@ __all__ = [
     "SchemaError",
     "Snooze",
     "StatusChange",
+    "Template",
+    "TemplateInactiveError",
+    "TemplateNotFoundError",
+    "Templates",
     "WaitTimeoutError",
     "__version__",
+    "secret",
 ]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ._json import clean_json, clean_text
+from ._marks import marked, mask, masked, revealed, texts_of
 from .clock import monotonic
 from .errors import InvalidValueError, JobCancelled
 from .states import Claim
@@ -50,11 +52,11 @@ class RunContext:
         "_kept",
         "_lines",
         "_log",
-        "_occurrence",
         "_on_stop",
         "_parameters",
         "_progress",
         "_reason",
+        "_secrets",
         "_services",
         "_started",
         "_timeout",
@@ -67,14 +69,12 @@ class RunContext:
         services: Services,
         started: float,
         timeout: float | None = None,
-        occurrence: datetime | None = None,
         parameters: Any = ...,
     ) -> None:
         self._claim = claim
         self._services = services
         self._started = started  # monotonic
         self._timeout = timeout
-        self._occurrence = occurrence
         self._parameters = parameters
         self._reason: str | None = None
         self._event: threading.Event | None = None
@@ -82,10 +82,11 @@ class RunContext:
         self._completed = False  # ctx.transaction() has committed
         self._progress: dict[str, Any] | None = None
         self._told: dict[str, Any] | None = None  # the progress that was taken last
-        self._lines: deque[dict[str, Any]] | None = None  # the run's thread appends, the dispatcher's takes
+        self._lines: deque[dict[str, Any]] | None = None  # the run's thread appends, the recorder's takes
         self._kept = 0
         self._dropped = 0
         self._log: Any = None
+        self._secrets: frozenset[str] = frozenset()  # what the run knows and must not say
 
     # --- what it is ---------------------------------------------------------------------------------
 
@@ -95,6 +96,9 @@ class RunContext:
         if self._parameters is ...:
             text = self._claim.parameters
             self._parameters = {} if text is None or text == "null" else json.loads(text)
+            if marked(text):
+                self._secrets = texts_of(self._parameters)
+                self._parameters = revealed(self._parameters)
         return self._parameters
 
     @property
@@ -128,8 +132,7 @@ class RunContext:
     @property
     def scheduled_at(self) -> datetime:
         """The occurrence (UTC): the instant that the schedule asked for; retries and jitter do not move it."""
-        occurrence: datetime = self._occurrence or self._claim.scheduled_at
-        return occurrence.astimezone(UTC)
+        return self._claim.scheduled_at.astimezone(UTC)
 
     @property
     def deadline(self) -> datetime | None:
@@ -212,7 +215,7 @@ class RunContext:
         """Say how far the run is. Written within about a second, the last one with the run's record."""
         if isinstance(done, bool) or not isinstance(done, int | float):
             raise InvalidValueError("done", done, "must be a number")
-        self._progress = clean_json({"done": done, "total": total, "message": message})
+        self._progress = self._said({"done": done, "total": total, "message": message})
         self._services.noted(self)
 
     # --- effects ------------------------------------------------------------------------------------
@@ -227,7 +230,7 @@ class RunContext:
         token and commits; `RunLostError` rolls back if the claim is gone. At most once per run; whatever the
         run does after it, the run stays completed. `result` is stored as the run's result.
         """
-        return self._services.transaction(self, result)
+        return self._services.transaction(self, masked(result, self._secrets) if self._secrets else result)
 
     def assert_owner(self, connection: Any) -> None:
         """Raise `RunLostError` unless this run still owns its job; and let nobody take it from here until
@@ -235,6 +238,11 @@ class RunContext:
         self._services.assert_owner(self, connection)
 
     # --- for the runner -----------------------------------------------------------------------------
+
+    def _said(self, fields: Mapping[str, Any]) -> Any:
+        """As JSON, without what was marked as secret."""
+        found = clean_json(dict(fields))
+        return masked(found, self._secrets) if self._secrets else found
 
     def _stop(self, reason: str) -> None:
         if self._reason is None or reason == "lost":
@@ -314,6 +322,11 @@ class RunLog:
     def _say(self, level: str, event: object, fields: dict[str, Any]) -> None:
         context = self._context
         fields = {**self._fields, **fields}
+        if context._secrets:
+            trace = fields.pop("exc_info", None)
+            if trace:  # a logger would write it with the exception's text
+                fields["exception"] = traceback.format_exc()
+            event, fields = mask(clean_text(event), context._secrets), context._said(fields)
         stored = {k: v for k, v in fields.items() if k != "exc_info"}
         context._note(level, event, stored)
         facts = {

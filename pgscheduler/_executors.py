@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 
 from ._context import RunContext
+from ._decide import Plan, Verdict
 from ._loops import Waker
 from ._processes import Processes
-from ._runner import Plan, Runner, Verdict, call_hooks_async
+from ._runner import Runner, call_hooks_async
 from .clock import monotonic
 from .states import Claim
 
@@ -150,8 +151,15 @@ class Workers:
         done: Future[Verdict] = Future()
         tasks: list[asyncio.Task[Verdict]] = []
 
+        async def run() -> Verdict:
+            # Asked here again: jobs that hold the GIL may have kept this thread waiting for longer than a claim lasts.
+            if self._runner.called_off(plan.claim):
+                context._stop("lost")
+                raise asyncio.CancelledError
+            return await call_hooks_async(plan.entry, context)
+
         def begin() -> None:
-            task = loop.create_task(call_hooks_async(plan.entry, context))
+            task = loop.create_task(run())
             tasks.append(task)
             task.add_done_callback(lambda t: done.set_result(_verdict_of(t)))
             if context._reason not in (None, "shutdown"):

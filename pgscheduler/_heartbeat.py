@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 
 from ._ledger import Ledger
+from ._observer import Observer
 from ._store import Store
 from .clock import elapsed
 from .states import Claim
@@ -38,6 +39,7 @@ class Heartbeat:
         self._on_lost = on_lost
         self._recovered = recovered
         self._connection: psycopg.Connection[Any] | None = None
+        self.observer: Observer | None = None
         self.everything = False  # set by the listener when a cancel was announced
         self._due = 0.0
 
@@ -55,18 +57,24 @@ class Heartbeat:
             self.close()
             self.everything = self.everything or everything
             raise
-        kept, lost = [], []
+        kept, lost, locked = [], [], False
         for claim in claims:
-            token, cancel = alive.get(claim.id, (None, False))
+            token, cancel, renewed = alive.get(claim.id, (None, False, False))
             if token != claim.token:
                 lost.append(claim)
                 continue
-            kept.append(claim)
+            if renewed:
+                kept.append(claim)
+            else:
+                # Ours, but once the lock is gone its last heartbeat is what counts: no proof, so ask again soon.
+                locked = True
             if cancel and claim.stop_reason is None:
                 claim.cancel_requested = True
                 claim.stop("cancelled")
         fenced = self._ledger.fenced
         self._ledger.beaten(kept, sent)
+        if self.observer is not None:
+            self.observer.beaten(sent)
         # A run that ended while we asked is not lost: its outcome was written, or will find out itself.
         lost = [c for c in lost if self._ledger.holds(c) and not c.settled and not c.lost]
         if lost:
@@ -74,7 +82,7 @@ class Heartbeat:
             self._on_lost(lost)
         if fenced:
             self._recovered()
-        return self._interval
+        return self._interval / 4 if locked else self._interval
 
     def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -13,10 +13,14 @@ from typing import Any
 
 from .errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["clean_json", "clean_text", "dump_json", "load_json"]
+__all__ = ["clean_json", "clean_text", "dump_json", "load_json", "read_json"]
 
 MAX_DEPTH = 100  # levels; jsonb's own limit is stack-dependent (about 6,000)
 MAX_TEXT = 8192  # characters of an error, a reason or a log line that are kept
+FLAT_SIZE = 4000  # bytes; a longer text may hold an integer with more digits than Python reads (4300)
+
+_TEXT = frozenset((str,))
+_PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -26,13 +30,25 @@ def load_json(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
+def read_json(text: str | bytes) -> Any:
+    """What somebody stored, for a listing, which one bad row must not keep from everybody.
+
+    What is no JSON, or what Python cannot read (an integer of 5,000 digits), comes as `{"unreadable": its text}`.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        shown = text if isinstance(text, str) else text.decode(errors="replace")
+        return {"unreadable": clean_text(shown, 200)}
+
+
 def dump_json(field: str, value: Any, limit: int) -> str:
     """`value` as JSON text of at most `limit` bytes; InvalidTypeError or InvalidValueError names the place."""
     try:
         text = _encode(value)
         size = len(text.encode())
         # Reading it back costs less than walking it in Python, and tells whether anything was changed.
-        faithful = json.loads(text) == value and "\\u0000" not in text
+        faithful = (_is_flat(value, size) or json.loads(text) == value) and "\\u0000" not in text
         # Brackets bound the depth. What is deeper than a reader's stack could be stored, and never be read.
         faithful = faithful and text.count("[") + text.count("{") <= MAX_DEPTH
     except (TypeError, ValueError, RecursionError, UnicodeEncodeError):
@@ -46,6 +62,16 @@ def dump_json(field: str, value: Any, limit: int) -> str:
             field, f"{size} bytes", f"must have a size of at most {limit} bytes (the limit)"
         )
     return text
+
+
+def _is_flat(value: Any, size: int) -> bool:
+    """An object of plain values, as most parameters are: JSON holds it as it is, and need not be read back."""
+    return (
+        type(value) is dict
+        and size <= FLAT_SIZE
+        and _TEXT.issuperset(map(type, value))
+        and _PLAIN.issuperset(map(type, value.values()))
+    )
 
 
 def _explain(field: str, value: Any, path: str, depth: int, above: set[int]) -> None:

@@ -36,7 +36,9 @@ class Ledger:
 
     def __init__(self, no_heartbeat_timeout: float, heartbeat_interval: float) -> None:
         self._lock = threading.Lock()
-        self._held: dict[int, Claim] = {}  # by job id; added and dropped by the dispatcher, guarded by _lock
+        self._held: dict[
+            int, Claim
+        ] = {}  # by job id; the dispatcher adds, the recorder drops; guarded by _lock
         # A claim that could not be renewed for this long is given up here before anyone else may take it.
         self._patience = no_heartbeat_timeout - heartbeat_interval
         self._interval = heartbeat_interval
@@ -45,10 +47,26 @@ class Ledger:
         self._fenced = False  # set when a claim ran out; cleared by a heartbeat that reached the database
         self._proven_at: float | None = None  # elapsed(), when the last such heartbeat was sent
 
-    def hold(self, claims: Iterable[Claim]) -> None:
+    def hold(self, claims: Iterable[Claim]) -> list[Claim]:
+        """Take these in; returns the runs that are lost by it.
+
+        Who is given a job that it holds already has lost the older claim without having been told (the server
+        forgot it in a crash, say), and no heartbeat will ask about it any more.
+        """
+        older = []
         with self._lock:
             for claim in claims:
+                before = self._held.get(claim.id)
+                if before is not None and not before.lost and not before.settled:
+                    older.append(before)
                 self._held[claim.id] = claim
+        self.lose(older)
+        return older
+
+    def outlived(self, claim: Claim) -> bool:
+        """True if the claim is so old that somebody else may have the job, also before the fence has seen it: after a
+        freeze, or behind a job that held the GIL, another thread may be the first to wake up."""
+        return elapsed() - claim.beaten_at > self._patience
 
     def drop(self, claims: Iterable[Claim]) -> None:
         """Let go of claims whose outcome is written, or that were lost."""

@@ -18,11 +18,16 @@ import psycopg
 from ._loops import Loop
 from ._store import Store, bigints
 from .clock import monotonic
+from .errors import DatabaseUnavailableError
 
 __all__ = ["Listener", "Notifier"]
 
 PROBE_PATIENCE = 5.0  # seconds until a listener that does not hear itself says so
-WATCH_FIRST, WATCH_LIMIT = 0.005, 1.0  # seconds between looks at callers' open transactions
+IDLE = 2  # intervals in which this process has stored nothing, after which a job's own transaction may carry a hint
+BUSY = 4  # intervals between hints of a process that stores jobs faster than one per interval
+#: A look at callers' transactions, and the hint that follows, is followed by so many times that without one.
+SHARE = 30
+WATCH_LIMIT = 1.0  # seconds between looks at callers' open transactions, at most
 
 
 class Listener:
@@ -74,15 +79,18 @@ class Listener:
         os.close(self._wake_write)
 
     def _connect(self) -> psycopg.Connection[Any]:
-        connection = self._store.connect()
+        connection = self._store.connect(self._store.listen_conninfo)
         self._connection = connection
         # Notifications that arrive during a statement come to the handler, the others to `_hear`.
         connection.add_notify_handler(lambda notice: self._heard.add(notice.payload))
         connection.execute(
             f"listen {self._store.names.channel}"
         )  # our own digest: letters, digits, underscore
-        self._store.notify(connection, "probe")
-        self._probed_at = monotonic()
+        self._probed_at = None
+        # From another connection: on this one, a pooler in transaction mode lets us hear ourselves and nobody else.
+        with contextlib.suppress(DatabaseUnavailableError), self._store.connect() as other:
+            self._store.notify(other, "probe")
+            self._probed_at = monotonic()
         if self._connected_before:
             # What was announced while we were deaf is unknown, so look.
             self._on_hint("due")
@@ -114,9 +122,9 @@ class Listener:
 class Notifier:
     """Sends hints for everything that this process schedules, at most one per interval.
 
-    Never inside a caller's transaction: NOTIFY takes a lock that makes all committers queue (16 writers went
-    from 6,700 to 900 commits a second). Instead this remembers the transaction's id and looks, on its own
-    connection, whether it has committed.
+    Never inside a caller's transaction, and never in every one of ours: NOTIFY takes a lock that makes all
+    committers queue (16 writers went from 6,700 to 900 commits a second). For a caller's transaction this remembers
+    its id and looks, on its own connection, whether it has committed.
     """
 
     def __init__(self, store: Store, interval: float, log: Any, name: str) -> None:
@@ -125,8 +133,12 @@ class Notifier:
         self._lock = threading.Lock()
         self._hints: set[str] = set()  # guarded by _lock
         self._watched: set[int] = set()  # transaction ids; guarded by _lock
-        self._watch_pause = WATCH_FIRST
-        self._sent_at = -interval
+        self._watch_pause = interval
+        # Seconds that must pass between two looks, on a machine that has better things to do.
+        self._rest = 0.0
+        self._look_at: float | None = None  # when to look at the watched transactions; guarded by _lock
+        self._pause = interval  # between two hints; longer while jobs are stored one after the other
+        self._sent_at = self._stored_at = -interval * BUSY
         self._connection: psycopg.Connection[Any] | None = None
         self._loop: Loop | None = None
         self._log = log
@@ -141,14 +153,41 @@ class Notifier:
             self._hints.add(hint)
         self._wake()
 
+    def turn(self) -> bool:
+        """Whether a hint may go out now, in the transaction that it belongs to; the caller then sends it.
+
+        So an idle system hears of a job the moment that it is committed. A busy one is not slowed: such a transaction
+        holds the lock until it is on the disk. When it is not the caller's turn, `poke` does it a moment later, from a
+        connection whose commits do not wait for the disk.
+        """
+        with self._lock:
+            now = monotonic()
+            idle = self._note_stored(now) >= self._interval * IDLE
+            if self._closed or self._hints or not idle:
+                return False
+            self._sent_at = now
+            return True
+
     def watch(self, transaction: int) -> None:
         """Send `due` once this transaction has committed."""
         with self._lock:
             if self._closed:
                 return
             self._watched.add(transaction)
-            self._watch_pause = WATCH_FIRST
+            now = monotonic()
+            self._note_stored(now)
+            if self._look_at is not None and self._look_at <= now + self._pause:
+                return  # it will be looked at soon; a look for each would cost more than the job
+            self._watch_pause = self._pause
+            self._look_at = now + self._pause
         self._wake()
+
+    def _note_stored(self, now: float) -> float:
+        """A job is being stored: how long after the last one? The busier this process, the rarer its hints."""
+        gap, self._stored_at = now - self._stored_at, now
+        calm = gap >= max(self._interval, self._rest)
+        self._pause = self._interval if calm else max(self._interval * BUSY, self._rest)
+        return gap
 
     def close(self) -> None:
         with self._lock:
@@ -171,41 +210,52 @@ class Notifier:
             connection = self._connection
             if connection is None or connection.closed:
                 connection = self._connection = self._store.connect()
-            self._look(connection)
-            wait = self._sent_at + self._interval - monotonic()
-            with self._lock:
-                if self._hints and wait > 0:
-                    return wait
-                hints, self._hints = self._hints, set()
-            try:
-                for hint in hints:
-                    self._store.notify(connection, hint)
-            except BaseException:
-                with self._lock:
-                    self._hints |= hints
-                raise
-            if hints:
-                self._sent_at = monotonic()
+            began = monotonic()
+            looked = self._look_at is not None and began >= self._look_at
+            if looked:
+                self._look(connection)
+            wait = self._send(connection)
+            if looked:
+                self._rest = min((monotonic() - began) * SHARE, WATCH_LIMIT)
         except BaseException:
             self._disconnect()
             raise
+        if wait > 0:
+            return wait
         with self._lock:
-            if self._watched:
-                self._watch_pause = min(self._watch_pause * 1.5, WATCH_LIMIT)
-                return self._watch_pause
-        return None
+            return None if self._look_at is None else max(self._look_at - monotonic(), 0.0)
+
+    def _send(self, connection: psycopg.Connection[Any]) -> float:
+        """Send the hints that there are, if their time has come; the seconds until then, else 0."""
+        wait = self._sent_at + self._pause - monotonic()
+        with self._lock:
+            if self._hints and wait > 0:
+                return wait
+            hints, self._hints = self._hints, set()
+        try:
+            for hint in hints:
+                self._store.notify(connection, hint)
+        except BaseException:
+            with self._lock:
+                self._hints |= hints
+            raise
+        if hints:
+            self._sent_at = monotonic()
+        return 0.0
 
     def _look(self, connection: psycopg.Connection[Any]) -> None:
         """Which of the watched transactions have ended; a committed one becomes a hint."""
         with self._lock:
             watched = list(self._watched)
-        if not watched:
-            return
         found = connection.execute(self._store.sql["settled"], {"transactions": bigints(watched)}).fetchall()
         with self._lock:
             self._watched -= {id_ for id_, committed in found if committed is not None}
             if any(committed for _, committed in found):
                 self._hints.add("due")
+                self._watch_pause = self._pause
+            else:
+                self._watch_pause = min(self._watch_pause * 1.5, WATCH_LIMIT)
+            self._look_at = monotonic() + self._watch_pause if self._watched else None
 
     def _finish(self) -> None:
         """The last hint of a process that ends at once, as a command does, would else never be sent."""

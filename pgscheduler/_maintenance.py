@@ -1,11 +1,12 @@
 """Housekeeping without a leader: every node tries every chore, a transaction's advisory lock lets one in.
 
-To add a chore: write its function, add a row to `CHORES`.
+To add a chore: write its function, add a row to `CHORES`, or to `LONG` if it may take more than a second.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -14,15 +15,17 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from ._observer import Observer
 from ._store import Store
 from .clock import monotonic, uniform
 
-__all__ = ["CHORES", "Chore", "Maintenance", "ensure_partitions"]
+__all__ = ["CHORES", "LONG", "Chore", "Maintenance", "ensure_partitions"]
 
 # A node that freezes or is cut off in a chore must not keep its locks: they would stop this chore, and perhaps all
 # completions, on every other node until the network gives it up.
 ENTER = "select pg_try_advisory_xact_lock(%s), set_config('idle_in_transaction_session_timeout', %s, true)"
 BATCH = 1000  # rows per transaction, so that no chore holds locks for long
+TRIM_BATCH = 50_000  # lines of history per transaction: nobody waits for them, and each pass reads all of it
 DAYS_AHEAD = 3  # partitions are made this far ahead; the default partition catches the rest
 PARTITIONED = ("runs", "run_logs")
 
@@ -34,6 +37,13 @@ class Settings:
     no_heartbeat_timeout: float
     orphaned_job_timeout: float
     history_retention: float
+    remember_finished: float = 3600.0
+    history_keep_completed: int | None = None
+    history_keep_failed: int | None = None
+
+    @property
+    def trims(self) -> bool:
+        return self.history_keep_completed is not None or self.history_keep_failed is not None
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class Chore:
     period: Callable[[Settings], float]
     lock: int
     do: Callable[[psycopg.Connection[Any], Store, Settings], list[Any]]
+    #: As many touched rows mean that there is more to do.
+    batch: float = BATCH
 
 
 def reset_stalled(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
@@ -78,30 +90,55 @@ def keep_partitions(connection: psycopg.Connection[Any], store: Store, settings:
     return touched
 
 
+def trim_history(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
+    """Delete the runs beyond the newest so many of each job, where there is a limit.
+
+    No index leads to the runs of a name, and one more would cost every run that ends. A pass counts the whole history
+    instead (half a second per million lines) and sorts the part that may go; where limits are set, that is little.
+    """
+    if not settings.trims:
+        return []
+    connection.execute("set local enable_mergejoin = off")  # it would sort all of it, by name
+    limits = {"completed": settings.history_keep_completed, "failed": settings.history_keep_failed}
+    window = {"window": settings.remember_finished, "batch": TRIM_BATCH}
+    ((count,),) = connection.execute(store.sql["trim_runs"], {**limits, **window}).fetchall()
+    # Not the lines themselves: while they are read the transaction stands still, which it must not do for long.
+    return [None] * count
+
+
 CHORES = (
     # A fifth of the timeout, so that a death is found within a quarter of it even when a round is missed a little.
     Chore("stalled", lambda s: s.no_heartbeat_timeout / 5, 1, reset_stalled),
     Chore("orphans", lambda s: min(s.orphaned_job_timeout / 4, 3600.0), 2, retire_orphans),
-    Chore("partitions", lambda _: 3600.0, 3, keep_partitions),
+    Chore("partitions", lambda _: 3600.0, 3, keep_partitions, math.inf),
 )
+#: What may take long is done by a loop of its own: the search for dead nodes does not wait for it.
+LONG = (Chore("history", lambda _: 600.0, 4, trim_history, TRIM_BATCH),)
 
 
 class Maintenance:
-    """The step of the maintenance loop: do what is due, return the seconds until the next chore."""
+    """The step of a maintenance loop: do what is due, return the seconds until the next chore."""
 
     def __init__(
-        self, store: Store, settings: Settings, log: Any, on_reset: Callable[[list[Any]], None]
+        self,
+        store: Store,
+        settings: Settings,
+        log: Any,
+        on_reset: Callable[[list[Any]], None],
+        chores: tuple[Chore, ...] = CHORES,
     ) -> None:
         self._store = store
         self._settings = settings
         self._log = log
         self._on_reset = on_reset
+        self.observer: Observer | None = None
         # Everything once at the start: what happened while no node was there is found at once.
-        self._due = {chore.name: 0.0 for chore in CHORES}
+        self._due = {chore.name: 0.0 for chore in chores}
+        self._chores = chores
 
     def step(self) -> float:
         now = monotonic()
-        for chore in CHORES:
+        for chore in self._chores:
             if self._due[chore.name] <= now:
                 again = self.do(chore)
                 period = chore.period(self._settings)
@@ -127,9 +164,11 @@ class Maintenance:
         touched = self._store.using(locked)
         if touched:
             self._log.info("maintenance", chore=chore.name, count=len(touched))
+            if self.observer is not None:
+                self.observer.kept(chore.name, touched)
         if touched and chore.name == "stalled":
             self._on_reset(touched)
-        return len(touched) >= BATCH and chore.name != "partitions"
+        return len(touched) >= chore.batch
 
 
 def ensure_partitions(connection: psycopg.Connection[Any], store: Store, today: date) -> list[str]:

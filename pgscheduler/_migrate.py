@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+from time import sleep
+
 import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from ._sql import Names, migrations
+from .clock import monotonic, uniform
 from .errors import SchemaError
 
-__all__ = ["check", "migrate", "script"]
+__all__ = ["check", "migrate", "remove", "script"]
 
 LOCK_MIGRATION = 0
 MINIMUM_SERVER = 140000
+# Seconds; while a migration waits for a table, everybody else waits behind it. Less than PostgreSQL's deadlock_timeout,
+# so that it is the migration that gives way, and not a job's statement.
+LOCK_TIMEOUT = 0.5
+LOCK_PAUSE = 1.0  # seconds between two tries, in which they go on; up to twice that, by chance
+LOCK_PATIENCE = 60.0  # seconds of trying; who starts a node wants to hear of a transaction that stays open
 
 
 def migrate(connection: Connection[TupleRow], names: Names) -> int:
     """Apply what is missing; returns how many migrations that was. Safe when eight nodes start at once.
 
-    One transaction: either the schema is as this version needs it, or nothing changed.
+    One transaction: either the schema is as this version needs it, or nothing changed. Nodes that are running go on:
+    a lock that somebody's long transaction holds is waited for in short tries, and for a minute at most.
     """
     _check_server(connection)
+    deadline = monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            return _apply(connection, names)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            if monotonic() >= deadline:
+                raise SchemaError(
+                    f"the tables are in use by a long transaction, so they could not be changed ({error}); "
+                    "nothing was changed: end that transaction, or try again later"
+                ) from error
+            sleep(LOCK_PAUSE * uniform(1.0, 2.0))
+
+
+def _apply(connection: Connection[TupleRow], names: Names) -> int:
     if _current(connection, names) == _latest():
         return 0
     try:
@@ -33,6 +56,9 @@ def migrate(connection: Connection[TupleRow], names: Names) -> int:
                 _create_schema(connection, names)
                 connection.execute(names.render(_BOOKKEEPING))
             todo = [m for m in migrations() if m[0] > (current or 0)]
+            connection.execute(
+                "select set_config('lock_timeout', %s, true)", [f"{LOCK_TIMEOUT * 1000:.0f}ms"]
+            )
             for number, label, text in todo:
                 connection.execute(names.render(text))
                 connection.execute(names.render(_RECORD), [number, label])
@@ -74,7 +100,7 @@ def check(connection: Connection[TupleRow], names: Names) -> None:
 
 
 def script(names: Names, current: int = 0) -> str:
-    """The migrations after `current` as one SQL script, for a DBA."""
+    """The migrations after `current` as one SQL script, for a DBA. What is recorded as applied is left out by itself."""
     parts = ["begin;", f"select pg_advisory_xact_lock({names.lock_key(LOCK_MIGRATION)});"]
     if current == 0:
         parts += [
@@ -86,8 +112,18 @@ def script(names: Names, current: int = 0) -> str:
             record = sql.SQL(_RECORD_LITERAL).format(
                 migrations=names.identifier("migrations"), number=sql.Literal(number), name=sql.Literal(label)
             )
-            parts += [names.render(text), record.as_string(None)]
+            known = (
+                sql.SQL(_KNOWN)
+                .format(migrations=names.identifier("migrations"), number=sql.Literal(number))
+                .as_string(None)
+            )
+            parts.append(_ONCE.format(known=known, text=names.render(text), record=record.as_string(None)))
     return "\n\n".join([*parts, "commit;"]) + "\n"
+
+
+def remove(connection: Connection[TupleRow], names: Names) -> None:
+    """Drop every table and function of this schema and prefix, and all that is in them."""
+    connection.execute(names.render(_REMOVE))
 
 
 def _latest() -> int:
@@ -129,6 +165,13 @@ def _check_server(connection: Connection[TupleRow]) -> None:
         raise SchemaError(
             f"PostgreSQL version {version // 10000} is too old: pgscheduler requires 14 or newer"
         )
+    if (
+        connection.info.parameter_status("client_encoding") == "SQL_ASCII"
+    ):  # psycopg then answers bytes for text
+        raise SchemaError(
+            "the connection's encoding is SQL_ASCII, in which text is only bytes: create the database with encoding "
+            "UTF8, or say client_encoding=utf8 in the DSN"
+        )
 
 
 def _create_schema(connection: Connection[TupleRow], names: Names) -> None:
@@ -142,5 +185,21 @@ _BOOKKEEPING = """create table if not exists {migrations} (
     name       text not null,
     applied_at timestamptz not null default clock_timestamp()
 );"""
+_REMOVE = """
+drop table if exists {jobs}, {runs}, {run_logs}, {nodes}, {templates}, {migrations};
+drop function if exists {enqueue};
+drop function if exists {now}
+"""
 _RECORD = "insert into {migrations} (version, name) values (%s, %s)"
 _RECORD_LITERAL = "insert into {migrations} (version, name) values ({number}, {name});"
+_KNOWN = "exists (select from {migrations} where version >= {number})"
+# Nothing but a function can skip statements, whatever program runs the script.
+_ONCE = """do $pgscheduler$ begin
+if {known} then return; end if;
+execute $pgscheduler_sql$
+
+{text}
+
+$pgscheduler_sql$;
+{record}
+end $pgscheduler$;"""

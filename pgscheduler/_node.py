@@ -9,9 +9,8 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
-
-import psycopg
 
 from . import states
 from ._context import RunContext, Services
@@ -21,11 +20,13 @@ from ._heartbeat import Fence, Heartbeat
 from ._ledger import Ledger
 from ._listener import Listener
 from ._loops import Loop
-from ._maintenance import CHORES, Maintenance, Settings
+from ._maintenance import CHORES, LONG, Maintenance, Settings
+from ._observer import Observer
 from ._processes import Home, Processes
+from ._recorder import Recorder
 from ._registry import Registry
 from ._runner import Runner
-from ._store import ClaimRequest, Store, new_token
+from ._store import ClaimRequest, Store, dump, new_token
 from ._transaction import RunTransaction, assert_owner
 from ._version import __version__
 from .clock import monotonic
@@ -45,6 +46,8 @@ class PassSummary:
     claimed: int
     completed: int
     failed: int
+    #: Runs of nodes that died, whose jobs were given back first.
+    reset: int = 0
 
 
 class Node:
@@ -74,23 +77,26 @@ class Node:
         self.ledger = Ledger(
             config.no_heartbeat_timeout.total_seconds(), config.heartbeat_interval.total_seconds()
         )
+        self.recorder = Recorder(store, self.ledger, id_, log, self._on_lost)
         self.dispatcher = Dispatcher(
             store,
             self.ledger,
+            self.recorder,
             id_,
             registry.names,
             config.max_concurrent_jobs,
             config.job_check_interval.total_seconds(),
-            log,
             self._on_lost,
         )
-        services = Services(id_, log, self.dispatcher.noted, self._open_transaction, self._assert_owner)
-        runner = Runner(registry, services, log, self.dispatcher.report)
+        services = Services(id_, log, self.recorder.noted, self._open_transaction, self._assert_owner)
+        runner = Runner(registry, services, log, self.recorder.report, self.ledger.outlived, self._catch_up)
         self.processes = Processes(
-            Home(id_, store.conninfo, config.schema, config.table_prefix, config.prepared_statements)
+            lambda: Home(id_, store.conninfo, config.schema, config.table_prefix, store.prepared)
         )
         self.workers = Workers(config.max_concurrent_jobs, runner, self.processes, name)
         self.dispatcher.workers = self.workers
+        self.recorder.ready = self.workers.ready
+        self.recorder.on_due = self.dispatcher.look
         self.heartbeat = Heartbeat(
             store,
             self.ledger,
@@ -99,18 +105,28 @@ class Node:
             self._on_lost,
             self.dispatcher.look,
         )
-        self.maintenance = Maintenance(
-            store,
-            Settings(
-                config.no_heartbeat_timeout.total_seconds(),
-                config.orphaned_job_timeout.total_seconds(),
-                config.history_retention.total_seconds(),
-            ),
-            log,
-            lambda _: poke("due"),
+        settings = Settings(
+            config.no_heartbeat_timeout.total_seconds(),
+            config.orphaned_job_timeout.total_seconds(),
+            config.history_retention.total_seconds(),
+            config.failed_and_completed_one_time_job_interval.total_seconds(),
+            config.history_keep_completed,
+            config.history_keep_failed,
         )
+        self.maintenance = Maintenance(store, settings, log, self._on_reset)
+        self.history = Maintenance(store, settings, log, self._on_reset, LONG) if settings.trims else None
         self.listener: Listener | None = None
         self.loops: dict[str, Loop] = {}
+        self.observer: Observer | None = None
+        self._poke = poke
+        self._resets = 0  # jobs of dead nodes that this one gave back
+
+    def observe(self, observer: Observer) -> None:
+        """From now on all parts tell this one what they did."""
+        self.observer = observer
+        self.recorder.observer = self.heartbeat.observer = self.maintenance.observer = observer
+        if self.history is not None:
+            self.history.observer = observer
 
     # --- start ------------------------------------------------------------------------------------------
 
@@ -127,11 +143,14 @@ class Node:
             "heartbeat": loop(f"{self._name}-heartbeat", self.heartbeat.step, on_exit=self.heartbeat.close),
             "fence": loop(f"{self._name}-fence", Fence(self.ledger, self._on_lost).step),
             "dispatcher": loop(
-                f"{self._name}-dispatcher", self.dispatcher.step, on_exit=self.dispatcher.finish
+                f"{self._name}-dispatcher", self.dispatcher.step, on_exit=self.dispatcher.close
             ),
+            "recorder": loop(f"{self._name}-recorder", self.recorder.step, on_exit=self.recorder.finish),
             "maintenance": loop(f"{self._name}-maintenance", self.maintenance.step),
         }
         self.dispatcher.wake_with(self.loops["dispatcher"].wake)
+        self.recorder.on_free = self.loops["dispatcher"].wake
+        self.recorder.wake_with(self.loops["recorder"].wake)
         if config.listen:
             self.listener = Listener(self._store, self.hint, self._log)
             self.loops["listener"] = loop(
@@ -144,7 +163,11 @@ class Node:
             self._log.info(
                 "notifications are off; jobs are found at their due times and every job_check_interval"
             )
-        for name in ("heartbeat", "fence", "dispatcher", "maintenance"):
+        names = ["heartbeat", "fence", "recorder", "dispatcher", "maintenance"]
+        if self.history is not None:
+            self.loops["history"] = loop(f"{self._name}-history", self.history.step)
+            names.append("history")
+        for name in names:
             self.loops[name].start()
 
     def hint(self, hint: str) -> None:
@@ -214,11 +237,15 @@ class Node:
 
     def _stop_loops(self, deadline: float) -> None:
         """Claims first, heartbeats last: nobody may think us dead while something is being written."""
-        for name in ("dispatcher", "maintenance", "listener", "fence", "heartbeat"):
+        for name in ("dispatcher", "recorder", "maintenance", "history", "listener", "fence", "heartbeat"):
             loop = self.loops.get(name)
             if loop is None:
                 continue
             loop.stop()
+            if name == "dispatcher":
+                loop.join(
+                    max(deadline - monotonic(), 0.01)
+                )  # what its last step gives back, the recorder writes
             if name == "listener" and self.listener is not None:
                 with contextlib.suppress(OSError):
                     self.listener.interrupt()
@@ -229,32 +256,37 @@ class Node:
         self._farewell(deadline)
 
     def abandon(self) -> int:
-        """Give back the jobs of runs that outlived `shutdown()`; returns how many.
+        """Give back the jobs of runs that outlived `shutdown()`; returns how many, at most MARGIN later.
 
         Only for a process that is about to end in the same instant: their code still runs.
         """
         # What has ended is being written as what it was; giving it back would have it run again.
-        deadline = monotonic() + RELEASE_TIME
+        end = monotonic() + MARGIN
+        deadline = end - MARGIN + RELEASE_TIME
         while any(c.settled for c in self.ledger.all()) and (left := deadline - monotonic()) > 0:
             self.ledger.changed.wait(min(left, 0.05))
         held = [c for c in self.ledger.all() if not c.lost and not c.settled]
         if not held:
             return 0
-        try:
-            connection = self._store.connect()
-        except Exception:  # noqa: BLE001 - no database: the stalled scan of another node will find them
-            return 0
-        with connection:
-            moves = [
-                states.interrupted(c, None, monotonic() - c.received, 0.0, reason="shutdown") for c in held
-            ]
-            for move in moves:
-                move.started = 0.0
-            with contextlib.suppress(psycopg.Error):
-                self._store.cycle(connection, self._id, [], moves, [], None, 0)
-                self._store.notify(connection, "due")
-                self.ledger.drop(held)
-                return len(held)
+        given: list[int] = []
+        # On a thread: a database that does not answer must not keep the process. The stalled scan of another node
+        # finds what could not be given back.
+        back = threading.Thread(
+            target=lambda: given.append(self._give_back(held)), name=f"{self._name}-abandon", daemon=True
+        )
+        back.start()
+        back.join(max(end - monotonic(), 0.0))
+        return sum(given)
+
+    def _give_back(self, held: list[Claim]) -> int:
+        moves = [states.interrupted(c, None, monotonic() - c.received, 0.0, reason="shutdown") for c in held]
+        for move in moves:
+            move.started = 0.0
+        with contextlib.suppress(Exception), self._store.connect() as connection:
+            self._store.finish(connection, moves)
+            self._store.notify(connection, "due")
+            self.ledger.drop(held)
+            return len(held)
         return 0
 
     # --- one pass without loops ---------------------------------------------------------------------------
@@ -268,25 +300,27 @@ class Node:
         fence.start()
         connection = self._store.connect()
         try:
+            before = self._resets
             self.maintenance.do(CHORES[0])
             request = ClaimRequest(limit, self._registry.names(), {}, True)
             claims: list[Claim] = []
             if request.names:
-                claims = self._store.cycle(connection, self._id, [], [], [], request, new_token()).claims
+                claims = self._store.claim(connection, self._id, request, new_token())
             self.ledger.hold(claims)
-            if self.dispatcher.on_moved is not None:
-                self.dispatcher.on_moved(claims, [], [])
+            self.recorder.tell(claims, [], [])
             completed = failed = 0
             for claim in claims:
                 self.workers.execute(claim)
-                done, ended, notes = self.dispatcher.take_all()
-                answer = self._store.cycle(connection, self._id, done, ended, notes, None, 0)
-                self.dispatcher.settle(done, ended, answer)
+                done, ended, notes = self.recorder.take_all()
+                if done:
+                    self.recorder.settle(done, [], self._store.complete(connection, done))
+                if ended or notes:
+                    self.recorder.settle([], ended, self._store.finish(connection, ended, notes))
                 completed += len(done) + sum(e.outcome is Outcome.COMPLETED for e in ended)
                 failed += sum(
                     e.outcome in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STALLED) for e in ended
                 )
-            return PassSummary(len(claims), completed, failed)
+            return PassSummary(len(claims), completed, failed, self._resets - before)
         finally:
             connection.close()
             for loop in (beat, fence):
@@ -300,7 +334,8 @@ class Node:
         return {
             "held": len(self.ledger),
             "fenced": self.ledger.fenced,
-            "unwritten": self.dispatcher.unwritten,
+            "unwritten": self.recorder.unwritten,
+            "recorded": self.recorder.recorded,
             **self.dispatcher.counters,
             "loops": {
                 name: {
@@ -331,7 +366,20 @@ class Node:
     def _assert_owner(self, context: RunContext, connection: Any) -> None:
         assert_owner(self._store, context, connection)
 
+    def _catch_up(self, claim: Claim, occurrence: datetime, skipped: list[dict[str, Any]]) -> bool:
+        values = {"id": claim.id, "token": claim.token, "occurrence": occurrence, "skipped": dump(skipped)}
+        # Not tried again: without an answer it may have been done, and its lines would be written twice.
+        noted = self._store.row("catch_up", values) is not None
+        if noted and self.observer is not None:
+            self.observer.skipped(claim, len(skipped))
+        return noted
+
+    def _on_reset(self, touched: list[Any]) -> None:
+        self._resets += len(touched)
+        self._poke("due")
+
     def _on_lost(self, claims: list[Claim]) -> None:
+        self.dispatcher.counters["lost"] += len(claims)
         for claim in claims:
             self._log.warning(
                 "claim lost", job=claim.name, key=claim.key, job_id=claim.id, attempt=claim.attempt

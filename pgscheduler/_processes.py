@@ -17,15 +17,17 @@ import pickle
 import signal
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ._context import RunContext, Services
+from ._decide import Plan, ProcessDiedError, RemoteError, Verdict, error_text
 from ._json import clean_text
 from ._registry import Registered
-from ._runner import Plan, ProcessDiedError, RemoteError, Verdict, call_hooks, call_hooks_async, error_text
+from ._runner import call_hooks, call_hooks_async
 from ._sql import Names
 from ._store import Store
 from ._transaction import RunTransaction, assert_owner
@@ -119,8 +121,8 @@ class _Child:
 class Processes:
     """The children of one node. Made when first needed."""
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self, home: Callable[[], Home]) -> None:
+        self._home = home  # asked for each child: only a connection tells whether a pooler is in between
         self._lock = threading.Lock()
         self._idle: list[_Child] = []  # guarded by _lock
         self._closing = False
@@ -194,7 +196,7 @@ class Processes:
                 if child.process.is_alive():
                     return child
                 child.close()
-        return _Child(self._home)
+        return _Child(self._home())
 
     def _give_back(self, child: _Child) -> None:
         with self._lock:
@@ -258,7 +260,6 @@ class _Order:
     facts: dict[str, Any]
     token: int
     timeout: float | None
-    occurrence: Any
     elapsed: float  # seconds since the claim
 
     @classmethod
@@ -270,7 +271,6 @@ class _Order:
             row,
             claim.token,
             context._timeout,
-            plan.occurrence,
             monotonic() - claim.received,
         )
 
@@ -303,6 +303,8 @@ class _ChildSide:
         self._context: RunContext | None = None
         self._early_stop: str | None = None
         self._store: Store | None = None
+        parent = multiprocessing.parent_process()
+        self._node_pid = None if parent is None else parent.pid
 
     def listen(self) -> None:
         while True:
@@ -341,10 +343,12 @@ class _ChildSide:
                 )
             )
             return
+        if os.getppid() != self._node_pid:
+            os._exit(1)  # the node died while this process was starting: nothing may begin in its name
         now = monotonic()
         claim = Claim(tuple(order.facts[name] for name in _ROW), order.token, 0.0, now - order.elapsed)
         services = Services(self._home.node, _Silent(), self._noted, self._transaction, self._assert_owner)
-        context = RunContext(claim, services, now, order.timeout, order.occurrence)
+        context = RunContext(claim, services, now, order.timeout)
         self._context = context
         if self._early_stop is not None:
             context._stop(self._early_stop)

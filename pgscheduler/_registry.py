@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable
 from typing import Any
 
-from .errors import DuplicateJobError, InvalidTypeError, InvalidValueError, JobKindError, show
+from ._marks import mask, revealed, texts_of
+from ._schema import check_parameters
+from ._sql import SHARED_NAMES
+from .errors import DuplicateJobError, InvalidTypeError, InvalidValueError, JobKindError
 from .job import Job, JobConfig, Policy, policy_of
 from .retry import RetryPolicy
 from .schedule import Schedule
@@ -58,8 +60,7 @@ def _maker(job: Job) -> Callable[[], Job]:
         not hasattr(kind, "__copy__")
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__reduce__ is object.__reduce__
-        and not hasattr(kind, "__getstate__")
-        | (getattr(kind, "__getstate__", None) is not getattr(object, "__getstate__", None))
+        and kind.__getstate__ is object.__getstate__
         and not any("__slots__" in base.__dict__ for base in kind.__mro__[:-1] if base is not Job)
     )
     if not plain:
@@ -103,6 +104,17 @@ class Registry:
                 return found
         return self._by_name.get(name)
 
+    def asks(self, name: str) -> bool:
+        """Whether `check_parameters` has anything to ask for jobs of this name without a key."""
+        entry = self.find(name, None)
+        return entry is not None and entry.typed is not None
+
+    def check_parameters(self, name: str, key: str | None, parameters: Any) -> None:
+        """What the job's class says of them, as far as this process knows the class; the run asks again."""
+        entry = self.find(name, key)
+        if entry is not None and entry.typed is not None:
+            validate_parameters(entry.typed, plain_parameters(parameters))
+
     def register(self, source: type[Job] | Job) -> str:
         """Make a name known; registering the same class or object again changes nothing."""
         job = instantiate(source)
@@ -125,7 +137,7 @@ class Registry:
             raise DuplicateJobError(
                 f"job implementation does not match registered job: {name!r} is {known.__qualname__}", name
             )
-        if self._kinds.get(name, recurring) != recurring:
+        if name not in SHARED_NAMES and self._kinds.get(name, recurring) != recurring:
             was, now = ("recurring", "one-time") if self._kinds[name] else ("one-time", "recurring")
             raise JobKindError(
                 f"job {name!r} was scheduled as {was} in this process; it cannot be {now} too", name
@@ -201,9 +213,16 @@ def plain_parameters(parameters: Any) -> Any:
 
 
 def validate_parameters(schema: Any, parameters: Any) -> Any:
-    """`parameters` checked against a job's schema; for a class, the instance. Raises InvalidValueError."""
+    """`parameters` checked against a job's schema; for a class, the instance. Raises InvalidValueError.
+
+    What is marked as secret is checked as the run gets it, and errors do not repeat it.
+    """
     if schema is None:
         return parameters
+    try:
+        secrets, parameters = texts_of(parameters), revealed(parameters)
+    except RecursionError:
+        raise InvalidValueError("parameters", "$", "must not be circular or too deep") from None
     if isinstance(schema, type):
         try:
             if hasattr(schema, "model_validate"):
@@ -216,25 +235,9 @@ def validate_parameters(schema: Any, parameters: Any) -> Any:
             given = (
                 sorted(map(str, parameters)) if isinstance(parameters, dict) else type(parameters).__name__
             )
-            raise InvalidValueError(
-                "parameters", given, f"do not fit {schema.__qualname__}: {str(error)[:300]}"
-            ) from error
-    try:
-        import jsonschema
-    except ImportError as error:
-        raise InvalidValueError(
-            "parameters_schema", "a JSON Schema", 'needs jsonschema: pip install "pgscheduler[schema]"'
-        ) from error
-    try:
-        jsonschema.validate(parameters, schema)
-    except jsonschema.SchemaError as error:
-        raise InvalidValueError(
-            "parameters_schema",
-            json.dumps(dict(schema), default=repr),
-            f"is no JSON Schema: {error.message[:300]}",
-        ) from error
-    except jsonschema.ValidationError as error:
-        # jsonschema's text repeats the value, which may be a secret; the place and the rule say enough.
-        rule = f"do not fit their schema: {error.validator} {show(error.validator_value)}"
-        raise InvalidValueError("parameters", error.json_path, rule) from error
+            text = f"do not fit {schema.__qualname__}: {mask(str(error), secrets)[:300]}"
+            if secrets:
+                raise InvalidValueError("parameters", given, text) from None
+            raise InvalidValueError("parameters", given, text) from error
+    check_parameters(schema, parameters)
     return parameters

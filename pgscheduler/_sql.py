@@ -7,20 +7,34 @@ quoted by psycopg; values only ever travel as parameters.
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from importlib import resources
 
 from psycopg import sql
 
-__all__ = ["Names", "Statements", "migrations"]
+__all__ = ["SHARED_NAMES", "Names", "Statements", "migrations", "positional"]
 
 _PACKAGE = "pgscheduler"
-_TABLES = ("jobs", "runs", "run_logs", "nodes", "migrations", "runs_default", "run_logs_default")
+_TABLES = (
+    "jobs", "runs", "run_logs", "nodes", "migrations", "templates", "runs_default", "run_logs_default",
+)  # fmt: skip
 _FUNCTIONS = ("now", "enqueue")
+#: A whole job, for statements that also run on callers' connections. Not `*`: what they have prepared there would break
+#: in the middle of their transaction when the next version's migration adds a column.
+JOB_COLUMNS = (
+    "id", "run_at", "scheduled_at", "created_at", "token", "claimed_at", "heartbeat_at", "node_id", "priority",
+    "failures", "stalls", "cancel_requested", "state", "name", "key", "parameters", "options", "schedule", "after_run",
+    "completed_at", "result", "progress", "last_run", "last_success", "last_failure", "consecutive_failures",
+    "execution_time_ms", "last_error",
+)  # fmt: skip
+#: The kinds of jobs that are shipped. Each stands for any request or command, so one that recurs and one that is asked for
+#: once share its name. Every other name is of one kind.
+SHARED_NAMES = ("call_job", "http_job", "shell_job")
 # An index or constraint lives in its table's schema and is created without naming it.
 _BARE = (
     "jobs_state", "jobs_times", "jobs_claimed", "jobs_pending", "jobs_running", "jobs_key",
-    "runs_job", "runs_finished", "run_logs_job",
+    "runs_job", "runs_finished", "run_logs_job", "templates_schema",
 )  # fmt: skip
 
 
@@ -38,8 +52,10 @@ class Names:
         self._identifiers: dict[str, sql.Composable] = {
             **{name: sql.Identifier(schema, prefix + name) for name in (*_TABLES, *_FUNCTIONS)},
             **{name: sql.Identifier(prefix + name) for name in _BARE},
+            "job_columns": sql.SQL(", ").join(sql.Identifier("j", column) for column in JOB_COLUMNS),
             "schema": sql.Identifier(schema),
             "channel": sql.Literal(self.channel),
+            "shared_names": sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, SHARED_NAMES))),
         }
 
     def table(self, name: str) -> str:
@@ -56,6 +72,19 @@ class Names:
 
     def render(self, text: str) -> str:
         return sql.SQL(text).format(**self._identifiers).as_string(None)
+
+
+@cache
+def positional(statement: str) -> tuple[bytes, tuple[str, ...]]:
+    """A statement with $1, $2, … for its named parameters, and their names in that order."""
+    names: list[str] = []
+
+    def number(found: re.Match[str]) -> str:
+        if found[1] not in names:
+            names.append(found[1])
+        return f"${names.index(found[1]) + 1}"
+
+    return re.sub(r"%\((\w+)\)s", number, statement).encode(), tuple(names)
 
 
 class Statements:

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import json
 import secrets
+import select
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, pq
+from psycopg.adapt import Transformer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, TupleRow, dict_row
+from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from ._sql import Names, Statements
+from ._json import read_json
+from ._sql import Names, Statements, positional
 from .clock import elapsed, monotonic
 from .errors import DatabaseUnavailableError, SchemaError
 from .states import Claim, Ended
 
-__all__ = ["ClaimRequest", "Cycle", "Store", "bigints"]
+__all__ = ["ClaimRequest", "Store", "bigints", "is_connection_error"]
 
 T = TypeVar("T")
 
@@ -35,7 +41,15 @@ select set_config('timezone', 'UTC', false), set_config('enable_seqscan', 'off',
        set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false),
        set_config('jit', 'off', false), set_config('search_path', 'pg_catalog', false),
        set_config('lock_timeout', '5s', false)
+where pg_backend_pid() = %s
 """
+
+#: Prepared all at once: an outcome shall need one round trip, also the first one.
+_OUTCOMES = ("complete", "finish", "note")
+#: The types that `_packed` makes arrays of, by their numbers in PostgreSQL.
+_ARRAY_OF = {"q": 20, "d": 701}
+#: What `insert.sql` answers, but for the hint.
+_INSERTED = ("id", "run_at", "scheduled_at", "created_at", "transaction")
 
 
 @dataclass(slots=True)
@@ -46,14 +60,6 @@ class ClaimRequest:
     names: list[str]
     marks: dict[int, datetime]
     everything: bool
-
-
-@dataclass(slots=True)
-class Cycle:
-    """The answer of one cycle."""
-
-    refused: list[tuple[int, int]]  # (id, token) of outcomes and notes that lost their claim
-    claims: list[Claim]
 
 
 def bigints(values: Iterable[int]) -> str:
@@ -75,28 +81,39 @@ class Store:
         prepared: bool = True,
         connect_timeout: float = 5.0,
         tcp_user_timeout: float = 10.0,
+        listen_conninfo: str | None = None,
     ) -> None:
         self.names = names
         self.sql = Statements(names)
         self.conninfo = _with_defaults(conninfo, application, connect_timeout, tcp_user_timeout)
+        #: Where notifications are heard: past the pooler, if `conninfo` leads through one.
+        self.listen_conninfo = _with_defaults(
+            listen_conninfo or conninfo, application, connect_timeout, tcp_user_timeout
+        )
+        # False also once a connection has led to a pooler: what is prepared or set there may be somebody else's next.
         self._prepared = prepared
         self._connect_timeout = connect_timeout
         self._foreign_pool = pool
         self._pool_size = pool_size
         self._pool: ConnectionPool[Any] | None = None
+        # Which statements are prepared on which connection, under our own names.
+        self._ready: WeakKeyDictionary[Connection[Any], set[str]] = WeakKeyDictionary()
 
     # --- connections ------------------------------------------------------------------------------
 
-    def connect(self) -> Connection[TupleRow]:
+    def connect(self, conninfo: str | None = None) -> Connection[TupleRow]:
         """A connection of one's own, for a loop. Its statements are prepared at their first use."""
         try:
-            connection = Connection.connect(self.conninfo, autocommit=True)
+            connection = Connection.connect(conninfo or self.conninfo, autocommit=True)
         except psycopg.OperationalError as error:
             raise unavailable(error) from error
         try:
-            connection.prepare_threshold = 0 if self._prepared else None
             if self._prepared:
-                connection.execute(_SESSION)
+                # A pooler gives its clients process ids of its own making.
+                pid = connection.info.backend_pid
+                direct = connection.execute(_SESSION, [pid], prepare=False).fetchone() is not None
+                self._prepared = direct
+            connection.prepare_threshold = 0 if self._prepared else None
         except BaseException:
             connection.close()
             raise
@@ -117,6 +134,11 @@ class Store:
             max_idle=60,
         )
         self._pool.open(wait=False)
+
+    @property
+    def prepared(self) -> bool:
+        """Whether sessions are our own: statements are prepared, and settings last. Known after the first `connect`."""
+        return self._prepared
 
     @property
     def prepare_threshold(self) -> int | None:
@@ -149,12 +171,15 @@ class Store:
             except (PoolTimeout, TooManyRequests, PoolClosed, psycopg.OperationalError) as error:
                 raise unavailable(error) from error
             try:
-                own_mode = connection.autocommit
+                own_mode, own_threshold = connection.autocommit, connection.prepare_threshold
                 if not own_mode:
                     connection.autocommit = True
+                if not self._prepared:
+                    connection.prepare_threshold = None
                 try:
                     return work(connection)
                 finally:
+                    connection.prepare_threshold = own_threshold
                     if not own_mode and not connection.closed:
                         connection.autocommit = False
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -163,6 +188,12 @@ class Store:
                 if not retry or monotonic() > deadline:
                     raise unavailable(error) from error
                 self.pool.check()
+            except psycopg.errors.FeatureNotSupported as error:
+                # The next version's migration has given a table more columns since this connection prepared a statement
+                # that answers whole rows. Nothing was done; on this connection the statement would never work again.
+                if error.diag.source_function != "RevalidateCachedQuery" or monotonic() > deadline:
+                    raise
+                connection.close()
             except psycopg.errors.UndefinedTable as error:
                 raise SchemaError(
                     "tables are missing: set create_schema=True, or run `pgscheduler migrate`"
@@ -172,6 +203,8 @@ class Store:
                     f"the tables are not as this version needs them, or not ours to use: {error}"
                 ) from error
             except psycopg.errors.ReadOnlySqlTransaction as error:
+                # A standby, or a primary that became one. The next connection may find the right server.
+                connection.close()
                 raise refused(error) from error
             finally:
                 self.pool.putconn(connection)
@@ -181,6 +214,7 @@ class Store:
 
         def read(connection: Connection[Any]) -> list[DictRow]:
             with connection.cursor(row_factory=dict_row) as cursor:
+                set_json_loads(read_json, cursor)
                 return cursor.execute(self.sql[statement], parameters).fetchall()
 
         return self.using(read)
@@ -192,6 +226,7 @@ class Store:
 
         def write(connection: Connection[Any]) -> DictRow | None:
             with connection.cursor(row_factory=dict_row) as cursor:
+                set_json_loads(read_json, cursor)
                 return cursor.execute(self.sql[statement], parameters).fetchone()
 
         return self.using(write, retry=retry)
@@ -202,53 +237,126 @@ class Store:
         return moment.astimezone(UTC)
 
     def notify(self, connection: Connection[Any], hint: str) -> None:
-        connection.execute(self.sql["notify"], {"hint": hint})
+        self._direct(connection, "notify", {"hint": hint})
 
-    # --- the cycle --------------------------------------------------------------------------------
+    # --- claims and outcomes ------------------------------------------------------------------------
 
-    def cycle(
+    def claim(
+        self, connection: Connection[TupleRow], node: str, request: ClaimRequest, token: int
+    ) -> list[Claim]:
+        """Claim what is due, under this token."""
+        sent = elapsed()
+        rows = self._direct(connection, "claim", _claim_parameters(request, node, token))
+        received = monotonic()
+        return [Claim(row, token, sent, received) for row in rows]
+
+    def complete(
+        self, connection: Connection[TupleRow], completed: Sequence[tuple[Claim, float, float]]
+    ) -> list[tuple[int, int]]:
+        """Record plain completions, as (claim, started, ended); returns (id, token) of those that lost their claim."""
+        completed = sorted(completed, key=_job_id)  # the statement finds a job's place by binary search
+        parameters = {
+            "ids": _packed("q", [c.id for c, _, _ in completed]),
+            "tokens": _packed("q", [c.token for c, _, _ in completed]),
+            "started": _packed("d", [started for _, started, _ in completed]),
+            "ended": _packed("d", [ended for _, _, ended in completed]),
+        }
+        ((count, accepted),) = self._direct(connection, "complete", parameters)
+        if count == len(completed):
+            return []
+        return _missing(((c.id, c.token) for c, _, _ in completed), accepted)
+
+    def finish(
         self,
         connection: Connection[TupleRow],
-        node: str,
-        completed: Sequence[tuple[Claim, float, float]],
         finished: Sequence[Ended],
-        notes: Sequence[Mapping[str, Any]],
-        request: ClaimRequest | None,
-        token: int,
-    ) -> Cycle:
-        """Record outcomes and claim, in one transaction and one round trip."""
-        done = final = noted = taken = None
-        sent = elapsed()
-        with connection.pipeline():
-            if not completed and not finished:
-                # A claim or a note that a crash forgets only means that the job runs again, or says it again.
-                connection.execute("select set_config('synchronous_commit', 'off', true)")
-            if completed:
-                done = connection.execute(self.sql["complete"], _completed_parameters(completed))
-            if finished:
-                final = connection.execute(
-                    self.sql["finish"], {"outcomes": dump([e.to_json() for e in finished])}
-                )
-            if notes:
-                noted = connection.execute(self.sql["note"], {"notes": dump(notes)})
-            if request is not None:
-                taken = connection.cursor(binary=True).execute(
-                    self.sql["claim"], _claim_parameters(request, node, token)
-                )
-        received = monotonic()
+        notes: Sequence[Mapping[str, Any]] = (),
+    ) -> list[tuple[int, int]]:
+        """Record all other outcomes, and what runs said, in one transaction; returns (id, token) of those that lost
+        their claim."""
+        statements: dict[str, dict[str, str]] = {}
+        if finished:
+            statements["finish"] = {"outcomes": dump([e.to_json() for e in finished])}
+        if notes:
+            statements["note"] = {"notes": dump(notes)}
+        if len(statements) == 1:
+            ((name, parameters),) = statements.items()
+            answers = {name: self._direct(connection, name, parameters)}
+        else:
+            with connection.pipeline():
+                cursors = {
+                    name: connection.cursor(binary=True).execute(self.sql[name], parameters)
+                    for name, parameters in statements.items()
+                }
+            answers = {name: cursor.fetchall() for name, cursor in cursors.items()}
         refused: list[tuple[int, int]] = []
-        if done is not None:
-            count, accepted = done.fetchone()  # type: ignore[misc]
-            if count < len(completed):
-                refused += _missing(((c.id, c.token) for c, _, _ in completed), accepted)
-        if final is not None:
-            (accepted,) = final.fetchone()  # type: ignore[misc]
+        if finished:
+            ((accepted,),) = answers["finish"]
             refused += _missing(((e.claim.id, e.claim.token) for e in finished), accepted)
-        if noted is not None:
-            (accepted,) = noted.fetchone()  # type: ignore[misc]
+        if notes:
+            ((accepted,),) = answers["note"]
             refused += _missing(((n["id"], n["token"]) for n in notes), accepted)
-        claims = [] if taken is None else [Claim(row, token, sent, received) for row in taken.fetchall()]
-        return Cycle(refused, claims)
+        return refused
+
+    def _direct(
+        self, connection: Connection[TupleRow], name: str, parameters: Mapping[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        """One statement, sent and answered in one call into libpq that does not hold the GIL.
+
+        psycopg's own way comes back to Python for every piece of the answer. Under load the slots hold the GIL, and
+        each coming back then costs up to 5 ms of waiting for it, which took as long as the database's own work.
+        """
+        raw = connection.pgconn
+        statement, order = positional(self.sql[name])
+        given = [parameters[each] for each in order]
+        formats = [pq.Format.BINARY if isinstance(value, bytes) else pq.Format.TEXT for value in given]
+        values = _as_texts(given)
+        if self._prepared:
+            self._prepare(connection, name)
+            result = raw.exec_prepared(_title(name), values, formats, pq.Format.BINARY)
+        else:
+            result = raw.exec_params(statement, values, None, formats, pq.Format.BINARY)
+        return _rows(connection, result)
+
+    def insert(self, connection: Connection[Any], parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """`insert.sql` for a fifth of what psycopg's cursors cost, where the connection is our own.
+
+        It waits in Python, not in libpq, so that Ctrl-C ends it.
+        """
+        if not self._prepared or self._foreign_pool is not None:
+            return (
+                psycopg.Cursor(connection, row_factory=dict_row)
+                .execute(self.sql["insert"], parameters)
+                .fetchone()
+            )
+        raw = connection.pgconn
+        _, order = positional(self.sql["insert"])
+        values = _as_texts(parameters[each] for each in order)
+        self._prepare(connection, "insert")
+        raw.send_query_prepared(_title("insert"), values, result_format=pq.Format.BINARY)
+        results = []
+        # To the end, so that the connection is at rest after an error.
+        while (result := _next_result(raw)) is not None:
+            results.append(result)
+        rows = _rows(connection, results[0])
+        return dict(zip(_INSERTED, rows[0], strict=False)) if rows else None
+
+    def prepare_outcomes(self, connection: Connection[Any]) -> None:
+        """Have the statements that record outcomes ready, before the first of them is needed."""
+        if self._prepared:
+            self._prepare(connection, _OUTCOMES[0])
+
+    def _prepare(self, connection: Connection[Any], name: str) -> None:
+        """Prepare a statement under our own name, once per connection."""
+        ready = self._ready.get(connection)
+        if ready is None:
+            ready = self._ready[connection] = set()
+        if name in ready:
+            return
+        for each in _OUTCOMES if name in _OUTCOMES else (name,):
+            text, _ = positional(self.sql[each])
+            _require(connection, connection.pgconn.prepare(_title(each), text), pq.ExecStatus.COMMAND_OK)
+            ready.add(each)
 
     def next_due(
         self, connection: Connection[TupleRow], since: datetime | None
@@ -261,8 +369,9 @@ class Store:
 
     def heartbeat(
         self, connection: Connection[TupleRow], node: Mapping[str, Any], claims: Sequence[Claim]
-    ) -> dict[int, tuple[int, bool]]:
-        """Say that this node and its claims are alive; (token, cancel requested) by id of those still its own."""
+    ) -> dict[int, tuple[int, bool, bool]]:
+        """Say that this node and its claims are alive; of those still its own: (token, cancel requested, renewed)
+        by id. What somebody holds locked is its own and not renewed."""
         alive = None
         with connection.pipeline():
             connection.execute("select set_config('synchronous_commit', 'off', true)")
@@ -272,12 +381,14 @@ class Store:
                     self.sql["heartbeat"],
                     {"ids": bigints(c.id for c in claims), "tokens": bigints(c.token for c in claims)},
                 )
-        return {} if alive is None else {id_: (token, cancel) for id_, token, cancel in alive.fetchall()}
+        if alive is None:
+            return {}
+        return {id_: (token, cancel, renewed) for id_, token, cancel, renewed in alive.fetchall()}
 
-    def written(self, connection: Connection[TupleRow], claims: Sequence[Claim]) -> set[int]:
-        """Ids of those whose outcome is in history, although the answer of the write was lost."""
+    def written(self, connection: Connection[TupleRow], claims: Sequence[Claim]) -> set[tuple[int, int]]:
+        """(id, token) of those whose outcome is in history, although the answer of the write was lost."""
         parameters = {"ids": bigints(c.id for c in claims), "tokens": bigints(c.token for c in claims)}
-        return {row[0] for row in connection.execute(self.sql["written"], parameters).fetchall()}
+        return {(id_, token) for id_, token in connection.execute(self.sql["written"], parameters).fetchall()}
 
 
 def new_token() -> int:
@@ -287,6 +398,13 @@ def new_token() -> int:
 
 def dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """True if the connection is gone, so that nobody knows what the server did."""
+    if isinstance(error, psycopg.Error) and error.sqlstate is not None:
+        return error.sqlstate[:2] in ("08", "57") or error.sqlstate == "25006"
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | ConnectionError | OSError)
 
 
 def unavailable(error: Exception) -> DatabaseUnavailableError:
@@ -306,6 +424,67 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:400]
 
 
+def _title(name: str) -> bytes:
+    """Under which name a statement is prepared; psycopg's own begin with an underscore."""
+    return b"pgscheduler_" + name.encode()
+
+
+def _require(connection: Connection[Any], result: pq.abc.PGresult, status: pq.ExecStatus) -> None:
+    """Raise what psycopg would raise, unless the server answered as expected."""
+    if result.status == status:
+        return
+    error = psycopg.errors.error_from_result(result, encoding=connection.info.encoding)
+    if error.sqlstate is None:  # libpq's own word: the connection is gone
+        raise psycopg.OperationalError(_line(error)) from None
+    raise error
+
+
+def _next_result(raw: pq.abc.PGconn) -> pq.abc.PGresult | None:
+    """The next answer to what was sent, None after the last one; waits for the socket, where a signal can interrupt."""
+    poll = select.poll()
+    poll.register(raw.socket, select.POLLIN)
+    while raw.flush():
+        poll.modify(raw.socket, select.POLLIN | select.POLLOUT)
+        poll.poll()
+        raw.consume_input()
+        poll.modify(raw.socket, select.POLLIN)
+    while raw.is_busy():
+        poll.poll()
+        raw.consume_input()
+    return raw.get_result()
+
+
+def _rows(connection: Connection[Any], result: pq.abc.PGresult) -> list[tuple[Any, ...]]:
+    _require(connection, result, pq.ExecStatus.TUPLES_OK)
+    loader = Transformer(connection)
+    loader.set_pgresult(result)
+    return loader.load_rows(0, result.ntuples, tuple)
+
+
+def _as_texts(values: Iterable[Any]) -> list[bytes]:
+    # psycopg takes None for NULL, as its own cursors give it; its annotation leaves that out.
+    return cast("list[bytes]", [_as_text(value) for value in values])
+
+
+def _as_text(value: Any) -> bytes | None:
+    """A parameter in PostgreSQL's text format, whatever its type there; bytes are in its binary format already."""
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        return value  # an array in the binary format
+    if isinstance(value, bool):
+        return b"t" if value else b"f"
+    if isinstance(value, list):
+        return b"{" + b",".join(_quoted(each) for each in value) + b"}"
+    return str(value).encode()
+
+
+def _quoted(value: Any) -> bytes:
+    """An array's element; datetimes as psycopg's own text would be, in ISO 8601."""
+    text = value.isoformat() if isinstance(value, datetime) else str(value)
+    return b'"' + text.replace("\\", "\\\\").replace('"', '\\"').encode() + b'"'
+
+
 def _missing(
     asked: Iterable[tuple[int, int]], accepted: Sequence[Sequence[int]] | None
 ) -> list[tuple[int, int]]:
@@ -318,14 +497,12 @@ def _job_id(outcome: tuple[Claim, float, float]) -> int:
     return outcome[0].id
 
 
-def _completed_parameters(completed: Sequence[tuple[Claim, float, float]]) -> dict[str, str]:
-    completed = sorted(completed, key=_job_id)
-    return {
-        "ids": bigints(c.id for c, _, _ in completed),
-        "tokens": bigints(c.token for c, _, _ in completed),
-        "started": "{" + ",".join([f"{s:.6f}" for _, s, _ in completed]) + "}",
-        "ended": "{" + ",".join([f"{e:.6f}" for _, _, e in completed]) + "}",
-    }
+def _packed(kind: str, values: Sequence[float]) -> bytes:
+    """An array of bigint ("q") or double precision ("d") in PostgreSQL's binary format, at a third of the price of text:
+    one dimension, no nulls, the element's type, how many, numbered from 1; then each with its length in bytes."""
+    fields: list[float] = [8] * (2 * len(values))
+    fields[1::2] = values
+    return struct.pack(f"!5i{f'i{kind}' * len(values)}", 1, 0, _ARRAY_OF[kind], len(values), 1, *fields)
 
 
 def _claim_parameters(request: ClaimRequest, node: str, token: int) -> dict[str, Any]:
@@ -354,4 +531,6 @@ def _with_defaults(conninfo: str, application: str, connect_timeout: float, tcp_
         "keepalives_interval": 5,
         "keepalives_count": 3,
     }
+    if "," in f"{given.get('host') or given.get('hostaddr') or ''}":
+        wanted["target_session_attrs"] = "read-write"  # of several servers the one that is not a standby
     return make_conninfo(conninfo, **{k: v for k, v in wanted.items() if k not in given})

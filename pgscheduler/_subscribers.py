@@ -44,12 +44,11 @@ class Subscribers:
             self._changes.put(change)
 
     def moved(self, claims: list[Claim], completed: list[Any], finished: list[Ended]) -> None:
-        """What one cycle of the dispatcher committed."""
+        """What one commit of the dispatcher or the recorder moved."""
 
         def change(claim: Claim, old: JobState, new: JobState) -> None:
             self.emit(StatusChange(claim.id, claim.name, claim.key, old, new))
 
-        # What ended comes first: a recurring job may be claimed again in the same commit.
         for claim, _, _ in completed:
             change(claim, JobState.RUNNING, JobState.COMPLETED)
         for move in finished:

@@ -79,7 +79,8 @@ class RunTransaction:
             await connection.close()
 
     def _parameters(self) -> dict[str, Any]:
-        return {"id": self._context.job_id, "token": self._context.token, "result": self._result}
+        context = self._context
+        return {"id": context.job_id, "token": context.token, "result": self._result}
 
     def _require(self, found: Any) -> None:
         if found is None:

@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool
 
 from . import _check as check
+from . import _settings
 from .errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["SchedulerConfig"]
@@ -42,13 +43,13 @@ class SchedulerConfig:
     """How one scheduler behaves. Frozen: what was checked is what runs.
 
     Durations are `timedelta`; a number is taken as seconds. Exactly one of `dsn` and `pool` says where the
-    database is. `SchedulerConfig.from_env()` reads `PGSCHEDULER_…` variables.
+    database is. `SchedulerConfig.from_env()` reads variables and a TOML file.
     """
 
     #: A libpq URL, keyword string, `service=…` or several hosts. Never shown in a log or a repr.
     dsn: str | None = field(default=None, repr=False)
     #: Your own `psycopg_pool.ConnectionPool`, used for short statements; jobs' transactions draw from it too.
-    #: The dispatcher, the heartbeat and the listener still open a connection each, with the pool's conninfo.
+    #: The dispatcher, the recorder, the heartbeat and the listener still open a connection each, with the pool's conninfo.
     pool: ConnectionPool[Any] | None = field(default=None, repr=False)
     #: Connections for user code and short statements, when `dsn` is given; opened as needed.
     pool_size: int = 4
@@ -82,11 +83,22 @@ class SchedulerConfig:
     failed_and_completed_one_time_job_interval: timedelta = timedelta(hours=1)
     #: 30 days of history; whole days are dropped as partitions.
     history_retention: timedelta = timedelta(days=30)
-    #: 20 ms: notifications of this process are at most one per this interval, however much it schedules.
-    notification_debounce_interval: timedelta = timedelta(milliseconds=20)
-    #: Listen for notifications. Turn it off behind a pooler in transaction mode, where LISTEN cannot work.
+    #: None: no limit but `history_retention`, for dropping a day costs nothing. Else only the newest so many completed
+    #: runs of each recurring job, and of all one-time jobs of a name together, are kept. Every ten minutes the others
+    #: are deleted, if they ended more than `failed_and_completed_one_time_job_interval` ago.
+    history_keep_completed: int | None = None
+    #: The same for runs that failed, timed out or stalled. Those that were cancelled, interrupted, skipped or orphaned
+    #: stay until `history_retention`.
+    history_keep_failed: int | None = None
+    #: 5 ms: notifications of this process are at most one per this interval, and one in four intervals while it
+    #: schedules faster than that.
+    notification_debounce_interval: timedelta = timedelta(milliseconds=5)
+    #: Listen for notifications. Turn it off behind a pooler in transaction mode, where LISTEN cannot work, unless
+    #: `listen_dsn` leads past it.
     listen: bool = True
-    #: Use server-side prepared statements. Turn it off behind a pooler in transaction mode.
+    #: Where to listen, if not at `dsn`: a direct connection, when `dsn` leads through a pooler in transaction mode.
+    listen_dsn: str | None = field(default=None, repr=False)
+    #: Use server-side prepared statements and session settings. A pooler is noticed, and then they are not used.
     prepared_statements: bool = True
     #: 5 s for a new connection (psycopg's default is 130).
     connect_timeout: timedelta = timedelta(seconds=5)
@@ -105,6 +117,9 @@ class SchedulerConfig:
         put("shutdown_timeout", check.duration("shutdown_timeout", self.shutdown_timeout, zero=True))
         for name in ("create_schema", "run_immediately", "listen", "prepared_statements"):
             check.boolean(name, getattr(self, name))
+        for name in ("history_keep_completed", "history_keep_failed"):
+            if getattr(self, name) is not None:
+                check.integer(name, getattr(self, name), 0, 2**31 - 1)
         check.integer("max_parameters_bytes", self.max_parameters_bytes, 16, 64 * 1024 * 1024)
         self._check_logger()
         self._check_identifiers()
@@ -115,20 +130,15 @@ class SchedulerConfig:
             given = "both" if self.dsn is not None else "neither"
             rule = "is missing: a database connection is required, exactly one of dsn and pool"
             raise InvalidValueError("dsn", given, rule)
+        if self.listen_dsn is not None:
+            _check_dsn("listen_dsn", self.listen_dsn)
         if self.pool is not None:
             if not isinstance(self.pool, ConnectionPool):
                 raise InvalidTypeError("pool", self.pool, "must be a psycopg_pool.ConnectionPool")
             if self.pool.closed and getattr(self.pool, "_opened", False):
                 raise InvalidValueError("pool", "a closed pool", "must not be closed")
             return
-        if not isinstance(self.dsn, str):
-            raise InvalidTypeError("dsn", type(self.dsn), "must be a str (its value is not shown)")
-        if not self.dsn.strip():
-            # libpq would take the empty string as "the local socket, as me".
-            raise InvalidValueError("dsn", self.dsn, "cannot be empty")
-        fault = _dsn_fault(self.dsn)
-        if fault is not None:
-            raise InvalidValueError("dsn", "(not shown)", f"is invalid: {fault}")
+        _check_dsn("dsn", self.dsn)
 
     def _check_logger(self) -> None:
         if self.logger is None:
@@ -181,23 +191,45 @@ class SchedulerConfig:
         return self.dsn
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> SchedulerConfig:
-        """Read `PGSCHEDULER_DSN` (or `DATABASE_URL`) and `PGSCHEDULER_<FIELD>`; arguments win.
+    def from_env(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        **overrides: Any,
+    ) -> SchedulerConfig:
+        """Settings from the environment and a TOML file: arguments win, then variables, then the file.
 
-        Durations are seconds, booleans `true`/`false`. An unknown `PGSCHEDULER_` variable is left alone.
+        A setting's variable is `PGSCHEDULER_<FIELD>`: durations are seconds, booleans `true`/`false`. The
+        database may also be in `DATABASE_URL`, or in `DB_USER` (needed), `DB_PASSWORD`, `DB_HOST`, `DB_PORT` and
+        `DB_DATABASE`; `max_concurrent_jobs` in `WORKER_COUNT`. An unknown `PGSCHEDULER_` variable is left alone.
+
+        `file` (default: what `PGSCHEDULER_SETTINGS` names, else none) has the fields' names as keys, and durations
+        as seconds; a key that is no field is refused. Raises InvalidValueError and InvalidTypeError, which say
+        where the value came from.
         """
         environ = os.environ if environ is None else environ
-        found: dict[str, Any] = {}
-        dsn = environ.get("PGSCHEDULER_DSN") or environ.get("DATABASE_URL")
-        if dsn:
-            found["dsn"] = dsn
-        for item in dataclasses.fields(cls):
-            text = environ.get(f"PGSCHEDULER_{item.name.upper()}")
-            if text is not None and item.name not in ("dsn", "pool", "logger"):
-                found[item.name] = _from_text(item.name, text, item.default)
+        found, origins = _settings.collect(dataclasses.fields(cls), environ, file)
         if "pool" in overrides:
             found.pop("dsn", None)
-        return cls(**{**found, **overrides})
+        for name in overrides:
+            origins.pop(name, None)
+        try:
+            return cls(**{**found, **overrides})
+        except (InvalidValueError, InvalidTypeError) as error:
+            _settings.locate(error, origins)
+            raise
+
+
+def _check_dsn(name: str, dsn: object) -> None:
+    if not isinstance(dsn, str):
+        raise InvalidTypeError(name, type(dsn), "must be a str (its value is not shown)")
+    if not dsn.strip():
+        # libpq would take the empty string as "the local socket, as me".
+        raise InvalidValueError(name, dsn, "cannot be empty")
+    fault = _dsn_fault(dsn)
+    if fault is not None:
+        raise InvalidValueError(name, "(not shown)", f"is invalid: {fault}")
 
 
 def _dsn_fault(dsn: str) -> str | None:
@@ -220,17 +252,3 @@ def _dsn_fault(dsn: str) -> str | None:
     if "@" in str(found.get("host") or "") or not all(p.isdigit() for p in port.split(",") if p):
         return "in a URL, write @ / : ? # and % in a user's name or password as %40 %2F %3A %3F %23 and %25"
     return None
-
-
-def _from_text(name: str, text: str, default: Any) -> Any:
-    if isinstance(default, bool):
-        if text.strip().lower() not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
-            raise InvalidValueError(f"PGSCHEDULER_{name.upper()}", text, "must be true or false")
-        return text.strip().lower() in ("true", "1", "yes", "on")
-    if isinstance(default, str):
-        return text
-    try:
-        return int(text) if isinstance(default, int) else float(text)
-    except ValueError:
-        kind = "a whole number" if isinstance(default, int) else "a number of seconds"
-        raise InvalidValueError(f"PGSCHEDULER_{name.upper()}", text, f"must be {kind}") from None

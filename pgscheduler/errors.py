@@ -8,6 +8,9 @@
     ├── InvalidTypeError (TypeError)          .field .value .rule
     ├── DuplicateJobError (ValueError)        .name
     ├── JobKindError (ValueError)             .name
+    ├── DuplicateTemplateError (ValueError)   .code
+    ├── TemplateNotFoundError (LookupError)   .code
+    ├── TemplateInactiveError (RuntimeError)  .code
     ├── JobNotFoundError (LookupError)        .job
     ├── JobRunningError (RuntimeError)        .job
     ├── JobNotRunningError (RuntimeError)     .job
@@ -15,6 +18,7 @@
     ├── SchemaError (RuntimeError)            missing, too old, too new, not ours
     ├── DatabaseUnavailableError (ConnectionError)   nothing was stored
     ├── ScheduleUnknownError (ConnectionError)       it may or may not have been stored
+    ├── ListenError (OSError)                 .host .port; a server could not take its address
     ├── WaitTimeoutError (TimeoutError)
     ├── RunLostError (RuntimeError)           this run no longer owns its job
     └── JobCancelled                          raised by ``ctx.check()`` inside a run
@@ -30,6 +34,7 @@ from typing import Any
 __all__ = [
     "DatabaseUnavailableError",
     "DuplicateJobError",
+    "DuplicateTemplateError",
     "InvalidCronError",
     "InvalidTypeError",
     "InvalidValueError",
@@ -38,11 +43,14 @@ __all__ = [
     "JobNotFoundError",
     "JobNotRunningError",
     "JobRunningError",
+    "ListenError",
     "PgSchedulerError",
     "RunLostError",
     "ScheduleUnknownError",
     "SchedulerStateError",
     "SchemaError",
+    "TemplateInactiveError",
+    "TemplateNotFoundError",
     "WaitTimeoutError",
 ]
 
@@ -140,6 +148,30 @@ class JobNotRunningError(PgSchedulerError, RuntimeError):
         super().__init__(f"{message}: {show(job)}")
 
 
+class DuplicateTemplateError(PgSchedulerError, ValueError):
+    """There is a template with this code already. Nothing was changed."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        super().__init__(f"template already exists: {show(code)}")
+
+
+class TemplateNotFoundError(PgSchedulerError, LookupError):
+    """No template has this code."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        super().__init__(f"template not found: {show(code)}")
+
+
+class TemplateInactiveError(PgSchedulerError, RuntimeError):
+    """The template is not active: no job is made from it until it is."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        super().__init__(f"template is not active: {show(code)}")
+
+
 class SchedulerStateError(PgSchedulerError, RuntimeError):
     """The verb does not fit the scheduler's state: not initialized, already started, shut down, forked."""
 
@@ -158,6 +190,15 @@ class ScheduleUnknownError(PgSchedulerError, ConnectionError):
     Also raised when the server warned that a commit may not have been replicated (SQLSTATE 01000).
     Schedule again under the same ``key``: whichever way it went, there will be one job.
     """
+
+
+class ListenError(PgSchedulerError, OSError):
+    """A server could not take its address: in use, not of this machine, or not allowed. ``host`` and ``port`` name it."""
+
+    def __init__(self, host: str, port: int, reason: str) -> None:
+        self.host = host
+        self.port = port
+        super().__init__(f"cannot listen on {show(host)} port {port}: {reason}")
 
 
 class WaitTimeoutError(PgSchedulerError, TimeoutError):

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from . import _check as check
 from ._json import dump_json, load_json
+from ._schema import StoredSchema
 from .errors import InvalidTypeError, InvalidValueError
 from .retry import Backoff, RetryPolicy
 from .schedule import TZDATA_VERSION, Cron, Every, Schedule
@@ -52,6 +53,7 @@ class JobConfig:
     #: `Cron(...)`, `Every(...)` or anything with `next_after(instant)`. None: a one-time job.
     schedule: Schedule | None = None
     #: Any JSON value, delivered as `ctx.parameters`; with a class as `parameters_schema`, an instance of it.
+    #: What is marked with `secret(value)` is shown to nobody but the run.
     #: None is the same as {}.
     parameters: Any = field(default_factory=dict)
     #: Attempts after the first: 3 means at most 4 counted failures.
@@ -124,6 +126,10 @@ class JobConfig:
             put("name", check.name("name", self.name))
         if self.key is not None:
             put("key", check.name("key", self.key))
+        if not isinstance(self.metadata, Mapping):
+            raise InvalidTypeError("metadata", self.metadata, "must be a mapping")
+        if all(map(is_, _checked_policies(self), _CHECKED_DEFAULTS)):
+            return  # nearly every job; the defaults themselves need no check
         if self.schedule is not None and not callable(getattr(self.schedule, "next_after", None)):
             raise InvalidTypeError(
                 "schedule", self.schedule, "must have next_after(instant): Cron, Every or your own"
@@ -154,12 +160,11 @@ class JobConfig:
             raise InvalidTypeError(
                 "parameters_schema", self.parameters_schema, "must be a JSON Schema or a class"
             )
-        if not isinstance(self.metadata, Mapping):
-            raise InvalidTypeError("metadata", self.metadata, "must be a mapping")
 
     def options_json(self) -> str:
         """The policies that a row carries: those that differ from the defaults, as JSON text."""
-        if _stored_policies(self) == _STORED_DEFAULTS and not self.metadata:
+        stored_schema = isinstance(self.parameters_schema, StoredSchema)
+        if _stored_policies(self) == _STORED_DEFAULTS and not self.metadata and not stored_schema:
             return "{}"  # nearly every job; bulk enqueue comes through here
         found: dict[str, Any] = {}
         for name in ("retries", "misfire", "catchup", "isolation", "max_stalls"):
@@ -175,6 +180,8 @@ class JobConfig:
             found["backoff"] = [b.initial.total_seconds(), b.factor, b.maximum.total_seconds(), b.jitter]
         if self.metadata:
             found["metadata"] = load_json(dump_json("metadata", dict(self.metadata), MAX_METADATA))
+        if stored_schema:
+            found["parameters_schema"] = self.parameters_schema
         return json.dumps(found, allow_nan=False, separators=(",", ":"), sort_keys=True)
 
     def schedule_json(self) -> str | None:
@@ -207,6 +214,9 @@ _STORED = (
 )  # fmt: skip
 _stored_policies = attrgetter(*_STORED)
 _STORED_DEFAULTS = tuple(_DEFAULTS[name] for name in _STORED)
+_CHECKED = [name for name in _DEFAULTS if name not in ("name", "key", "parameters", "metadata")]
+_checked_policies = attrgetter(*_CHECKED)
+_CHECKED_DEFAULTS = tuple(_DEFAULTS[name] for name in _CHECKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +234,7 @@ class Policy:
     isolation: str
     max_stalls: int
     metadata: Mapping[str, Any]
+    parameters_schema: str | None  # JSON text of a schema that is stored with the job
 
 
 @lru_cache(maxsize=4096)
@@ -248,6 +259,7 @@ def policy_of(options: str) -> Policy:
         isolation=found.get("isolation", "thread"),
         max_stalls=found.get("max_stalls", 3),
         metadata=found.get("metadata", {}),
+        parameters_schema=json.dumps(found["parameters_schema"]) if "parameters_schema" in found else None,
     )
 
 

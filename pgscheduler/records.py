@@ -9,9 +9,39 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from ._json import read_json
+from ._marks import hidden, marked
 from .states import JobState, Outcome
 
-__all__ = ["JobRecord", "LogLine", "NodeRecord", "RunRecord"]
+__all__ = ["JobRecord", "LogLine", "NodeRecord", "RunRecord", "Template", "run_id", "run_of"]
+
+
+#: Under this key a job's metadata says from which template it was made.
+TEMPLATE = "job_template"
+
+
+#: What a token, 63 bits, never has.
+_NOTHING_RAN = 1 << 63
+_FIRST = datetime(1, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def run_id(job: int, token: int | None, scheduled_at: datetime) -> str:
+    """What a line of history is called: by its claim's token or, when nothing ran, by its occurrence."""
+    if token is None:
+        token = _NOTHING_RAN | (scheduled_at - _FIRST) // _MICROSECOND
+    return f"{job}-{token:016x}"
+
+
+def run_of(id_: str) -> tuple[int, int | None, datetime | None]:
+    """A line's job and its token or occurrence. Raises ValueError for what is no id, OverflowError for what was never one."""
+    job, dash, number = id_.partition("-")
+    found = int(job), int(number, 16)
+    if not dash or not (0 < found[0] < 1 << 63 and 0 <= found[1] < 1 << 64):
+        raise OverflowError
+    if found[1] & _NOTHING_RAN:
+        return found[0], None, _FIRST + (found[1] ^ _NOTHING_RAN) * _MICROSECOND
+    return found[0], found[1], None
 
 
 def _utc(value: datetime | None) -> datetime | None:
@@ -30,6 +60,7 @@ class JobRecord:
     run_at: datetime
     scheduled_at: datetime
     created_at: datetime | None
+    #: What was marked as secret is hidden: `{"$secret": "***"}`.
     parameters: Any
     #: The schedule as stored (`{"cron": …}`, `{"every": seconds}`, `{"custom": …}`); None for a one-time job.
     schedule: Mapping[str, Any] | None
@@ -58,6 +89,12 @@ class JobRecord:
         return self.schedule is not None
 
     @property
+    def template(self) -> str | None:
+        """The code of the template that it was made from."""
+        found = ((self.options or {}).get("metadata") or {}).get(TEMPLATE)
+        return found if isinstance(found, str) else None
+
+    @property
     def attempt(self) -> int:
         """The attempt that runs, or would run next."""
         return self.failures + self.stalls + 1
@@ -83,7 +120,7 @@ class JobRecord:
             run_at=row["run_at"].astimezone(UTC),
             scheduled_at=row["scheduled_at"].astimezone(UTC),
             created_at=_utc(row["created_at"]),
-            parameters={} if given["parameters"] is None else json.loads(given["parameters"]),
+            parameters=_given(given["parameters"]),
             schedule=None,
             options=_loads(given["options"]),
         )
@@ -100,7 +137,7 @@ class JobRecord:
             run_at=row["run_at"].astimezone(UTC),
             scheduled_at=row["scheduled_at"].astimezone(UTC),
             created_at=_utc(row["created_at"]),
-            parameters={} if row["parameters"] is None else row["parameters"],
+            parameters={} if row["parameters"] is None else hidden(row["parameters"]),
             schedule=_loads(row["schedule"]),
             options=_loads(row["options"]),
             failures=row["failures"],
@@ -158,6 +195,7 @@ class JobRecord:
 class RunRecord:
     """One line of history: an attempt, or an occurrence that was skipped."""
 
+    #: Job and token; of a line for which nothing ran, job and occurrence. Every verb that takes a run takes it.
     id: str
     job_id: int
     name: str
@@ -176,6 +214,8 @@ class RunRecord:
     #: What the run raised, with its traceback, at most 8 kB.
     error: str | None
     token: int | None = dataclasses.field(default=None, repr=False)
+    #: Whether it was an occurrence of a recurring job.
+    recurring: bool = False
 
     @property
     def duration(self) -> timedelta | None:
@@ -191,7 +231,7 @@ class RunRecord:
     def from_row(cls, row: Mapping[str, Any]) -> RunRecord:
         token = row["token"]
         return cls(
-            id=f"{row['job_id']}-{token:016x}" if token is not None else f"{row['job_id']}-none",
+            id=run_id(row["job_id"], token, row["scheduled_at"]),
             job_id=row["job_id"],
             name=row["name"],
             key=row["key"],
@@ -201,12 +241,13 @@ class RunRecord:
             started_at=_utc(row["started_at"]),
             finished_at=row["finished_at"].astimezone(UTC),
             node_id=None if row["node_id"] is None else str(row["node_id"]),
-            parameters={} if row["parameters"] is None else row["parameters"],
+            parameters={} if row["parameters"] is None else hidden(row["parameters"]),
             result=row["result"],
             progress=row["progress"],
             reason=row["reason"],
             error=row["error"],
             token=token,
+            recurring=row["schedule"] is not None,
         )
 
 
@@ -259,8 +300,46 @@ class NodeRecord:
         )
 
 
+@dataclass(frozen=True)
+class Template:
+    """What jobs of one kind have in common: who runs them, how, and what their parameters must look like."""
+
+    code: str
+    name: str
+    #: The registered name that runs its jobs.
+    handler: str
+    active: bool
+    display_order: int
+    retries: int
+    #: None: no limit.
+    timeout: timedelta | None
+    #: A JSON Schema; None: any parameters fit.
+    parameters_schema: Mapping[str, Any] | None
+    created_at: datetime
+    updated_at: datetime
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; the timeout in seconds, as `create` and `update` take it."""
+        seconds = None if self.timeout is None else self.timeout.total_seconds()
+        return {**_plain(dataclasses.asdict(self)), "timeout": seconds}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Template:
+        # Only what this version knows: the next one's migration may have added columns while this one runs.
+        found = {field.name: row[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**found, "created_at": _utc(row["created_at"]), "updated_at": _utc(row["updated_at"])})
+
+
+def _given(text: str | None) -> Any:
+    """Parameters as they were just stored."""
+    found = {} if text is None else json.loads(text)
+    return hidden(found) if marked(text) else found
+
+
 def _loads(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+    """An object that is stored as text; what is none comes as `{"unreadable": …}`, so that the others can be seen."""
+    found = None if text is None else read_json(text)
+    return found if found is None or isinstance(found, dict) else {"unreadable": text}
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:

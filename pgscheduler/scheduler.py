@@ -1,58 +1,42 @@
-"""The Scheduler: the verbs, and the life of one node from `init()` to `shutdown()`."""
+"""The Scheduler: the life of one node from `init()` to `shutdown()`. What it says about jobs is in `_verbs`."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import multiprocessing
 import os
 import signal
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from types import FrameType, TracebackType
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, Self
 
-import psycopg
 import structlog
 
 from . import _check as check
 from . import _migrate
+from ._hosts import unchecked
 from ._node import MARGIN, Node, PassSummary
 from ._registry import Registry
 from ._sql import Names
 from ._store import Store
 from ._subscribers import Subscribers
-from .client import Client, JobRef
+from ._verbs import Verbs, initialized
+from .client import Client
 from .clock import monotonic
 from .config import SchedulerConfig
 from .errors import InvalidTypeError, SchedulerStateError
 from .events import Subscriber
 from .job import Job
-from .records import JobRecord, LogLine, NodeRecord, RunRecord
-from .schedule import Schedule
-from .states import JobState, Outcome
 
 __all__ = ["PassSummary", "Scheduler"]
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def _initialized(method: F) -> F:
-    """The verb needs `init()`, this process, and a scheduler that is not shut down."""
-
-    @functools.wraps(method)
-    def wrapped(self: Scheduler, *args: Any, **kwargs: Any) -> Any:
-        self._require_open(method.__name__)
-        return method(self, *args, **kwargs)
-
-    return cast(F, wrapped)
-
-
-class Scheduler:
+class Scheduler(Verbs):
     """One node: it knows some jobs by name, runs those that are due, and speaks the verbs.
 
     ::
@@ -90,6 +74,7 @@ class Scheduler:
             connect_timeout=config.connect_timeout.total_seconds(),
             # A dead network must be found well within a heartbeat.
             tcp_user_timeout=min(max(seconds / 2, 1.0), 10.0),
+            listen_conninfo=config.listen_dsn,
         )
         self._client = Client(
             self._store,
@@ -139,7 +124,7 @@ class Scheduler:
             connection = self._store.connect()
             try:
                 connection.prepare_threshold = None  # migrations hold many statements each
-                if self.config.prepared_statements:  # else a pooler may hand the setting to somebody else
+                if self._store.prepared:  # else a pooler may hand the setting to somebody else
                     connection.execute(
                         "select set_config('lock_timeout', '0', false)"
                     )  # eight nodes may queue
@@ -148,8 +133,17 @@ class Scheduler:
                     if done:
                         self.log.info("schema migrated", migrations=done)
                 _migrate.check(connection, self._store.names)
+                exposed = unchecked(connection)
             finally:
                 connection.close()
+            if exposed is not None:
+                host, sslmode = exposed
+                self.log.warning(
+                    "the database server's certificate is not checked: whoever is on the way can read and change "
+                    "everything; set sslmode=verify-full",
+                    host=host,
+                    sslmode=sslmode,
+                )
             self._store.open()
             self._state = "ready"
 
@@ -215,6 +209,8 @@ class Scheduler:
 
         closing = threading.Thread(target=close, name=f"{self._name}-closing", daemon=True)
         closing.start()
+        if self._node.observer is not None:
+            self._node.observer.close()
         closing.join(max(deadline - monotonic(), 0.01))
         self._registry.clear()
 
@@ -266,9 +262,9 @@ class Scheduler:
     ) -> None:
         self.shutdown()
 
-    # --- jobs -------------------------------------------------------------------------------------------
+    # --- what it runs -------------------------------------------------------------------------------
 
-    @_initialized
+    @initialized
     def register(self, job: type[Job] | Job) -> str:
         """Make this node able to run a job; returns its name. A class is instantiated once, here.
 
@@ -276,163 +272,10 @@ class Scheduler:
         the name.
         """
         name = self._registry.register(job)
-        if self._state == "started":
-            self._node.learned()
+        self._learned()
         return name
 
-    @_initialized
-    def schedule(self, job: Job, connection: Any = None) -> Any:
-        """Store a job and register its class; returns its `JobRecord`.
-
-        A recurring job is stored once per (name, key): again with an unchanged definition changes nothing, so
-        a redeploy postpones nothing; a changed one takes effect at once. A one-time job with a key replaces
-        the pending one of that key.
-
-        With `connection` (psycopg `Connection` or `AsyncConnection`, SQLAlchemy `Connection` or `Session` and
-        their async kin, Django's) the job is part of the caller's transaction. With an async one the answer
-        must be awaited.
-
-        It returned: stored. It raised: not stored. Except `ScheduleUnknownError`: try again with a key.
-        Raises `JobRunningError`, `JobKindError`, `DuplicateJobError`, `DatabaseUnavailableError`.
-        """
-        known = len(self._registry)
-        record = self._client.schedule(job, connection)
-        if self._state == "started" and len(self._registry) != known:
-            self._node.learned()
-        return record
-
-    @_initialized
-    def schedule_many(self, jobs: Iterable[Job], connection: psycopg.Connection[Any] | None = None) -> int:
-        """Store many jobs in one transaction, by COPY where they have no key; returns how many. All or none."""
-        return self._client.schedule_many(jobs, connection)
-
-    @_initialized
-    def enqueue(
-        self,
-        name: str,
-        parameters: Any = ...,
-        *,
-        key: str | None = None,
-        run_at: datetime | None = None,
-        delay: timedelta | None = None,
-        priority: int = 5,
-        connection: Any = None,
-        **policies: Any,
-    ) -> Any:
-        """Store a one-time job by name, from a process that need not have its class.
-
-        Without `policies` (retries, timeout, …) those of the class that runs it apply. See `schedule`.
-        """
-        return self._client.enqueue(
-            name,
-            parameters,
-            key=key,
-            run_at=run_at,
-            delay=delay,
-            priority=priority,
-            connection=connection,
-            **policies,
-        )
-
-    @_initialized
-    def trigger(self, job: JobRef) -> JobRecord:
-        """Make a job due now. A recurring one keeps its schedule; a paused one runs once."""
-        return self._client.trigger(job)
-
-    @_initialized
-    def cancel(self, job: JobRef) -> Literal["cancelled", "requested"]:
-        """Cancel: `"cancelled"` if the one-time job had not started, `"requested"` if it runs.
-
-        A running job is asked to stop and ends as cancelled, without retry; a recurring one comes back at its
-        next occurrence. Raises `JobNotFoundError`; `JobNotRunningError` if it has ended, or is a recurring
-        job between two runs (pause or delete that).
-        """
-        return self._client.cancel(job)
-
-    @_initialized
-    def pause(self, job: JobRef) -> JobRecord:
-        """Claim it no more until `resume`. A run in progress goes on to its end."""
-        return self._client.pause(job)
-
-    @_initialized
-    def resume(self, job: JobRef) -> JobRecord:
-        """Go on. A recurring job continues with its next occurrence from now."""
-        return self._client.resume(job)
-
-    @_initialized
-    def delete(self, job: JobRef) -> Literal["deleted", "requested"]:
-        """Remove a job for good; its history stays. A running one is asked to stop and goes when it has."""
-        return self._client.delete(job)
-
-    @_initialized
-    def reschedule(
-        self,
-        job: JobRef,
-        *,
-        run_at: datetime | None = None,
-        delay: timedelta | None = None,
-        schedule: str | Schedule | None = None,
-    ) -> JobRecord:
-        """Another time for a one-time job, another schedule for a recurring one. Not while it runs."""
-        return self._client.reschedule(job, run_at=run_at, delay=delay, schedule=schedule)
-
-    @_initialized
-    def retry(self, run: RunRecord | str) -> JobRecord:
-        """Run the job of a finished run again: as a new job with the same parameters if its own is gone."""
-        return self._client.retry(run)
-
-    @_initialized
-    def get_job(self, job: JobRef) -> JobRecord:
-        """One job, live or finished; `JobNotFoundError`.
-
-        `job` is an id, a `JobRecord`, a `(name, key)`, or the name of a recurring job.
-        """
-        return self._client.get_job(job)
-
-    @_initialized
-    def jobs(
-        self,
-        *,
-        name: str | None = None,
-        key: str | None = None,
-        state: JobState | str | None = None,
-        recurring: bool | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> list[JobRecord]:
-        """Live jobs, newest first. Finished one-time jobs are in `runs`."""
-        return self._client.jobs(
-            name=name, key=key, state=state, recurring=recurring, limit=limit, offset=offset
-        )
-
-    @_initialized
-    def runs(
-        self,
-        job: JobRef | None = None,
-        *,
-        name: str | None = None,
-        key: str | None = None,
-        outcome: Outcome | str | None = None,
-        since: datetime | None = None,
-        limit: int = 50,
-        offset: int = 0,
-    ) -> list[RunRecord]:
-        """History, newest first."""
-        return self._client.runs(
-            job, name=name, key=key, outcome=outcome, since=since, limit=limit, offset=offset
-        )
-
-    @_initialized
-    def logs(self, run: RunRecord | str) -> list[LogLine]:
-        """What a run said with `ctx.log`."""
-        return self._client.logs(run)
-
-    @_initialized
-    def nodes(self) -> list[NodeRecord]:
-        """All nodes that are remembered, living or gone, newest first."""
-        return self._client.nodes()
-
-    @_initialized
+    @initialized
     def stats(self) -> dict[str, Any]:
         """Live jobs by name and state, and this node's own figures."""
         return {**self._client.stats(), "node": self.node_stats()}
@@ -441,21 +284,16 @@ class Scheduler:
         """This node's counters and the health of its loops; asks no database."""
         return {"id": self.id, "state": self._state, **self._node.stats()}
 
-    @_initialized
-    def wait(self, job: JobRef, timeout: timedelta | float | None = None) -> JobRecord:
-        """Wait until a one-time job has ended, on whichever node; `WaitTimeoutError` after `timeout`."""
-        return self._client.wait(job, timeout)
-
-    @_initialized
+    @initialized
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """Call `callback(StatusChange)` after each change that this process commits, in order, on a thread of
         its own; returns a function that ends it. A callback that raises is logged."""
         if not callable(callback):
             raise InvalidTypeError("callback", callback, "must be callable")
-        self._node.dispatcher.on_moved = self._subscribers.moved
+        self._node.recorder.on_moved = self._subscribers.moved
         return self._subscribers.add(callback)
 
-    @_initialized
+    @initialized
     def run_pending(self, limit: int = 10) -> PassSummary:
         """One pass in the caller's thread: claim up to `limit` due jobs, run them one after the other, record.
 
@@ -484,6 +322,10 @@ class Scheduler:
             raise SchedulerStateError(f"scheduler was not initialized: call init() before {verb}()")
         if self._state in ("stopping", "stopped"):
             raise SchedulerStateError(f"scheduler was shut down: {verb}() cannot be called any more")
+
+    def _learned(self) -> None:
+        if self._state == "started":
+            self._node.learned()
 
     def _on_hint(self, hint: str) -> None:
         """Something was scheduled or cancelled in this process: no need to wait for the notification."""

@@ -178,12 +178,12 @@ class Ended:
     error: str | None = None
     result: Any = None  # JSON value
     delay: float | None = None  # seconds until the next attempt
-    scheduled_at: datetime | None = None  # the occurrence that this run was for
     next_at: datetime | None = None  # the next occurrence
     next_run_at: datetime | None = None  # the same with jitter
     skipped: list[dict[str, Any]] = field(default_factory=list)
     progress: Any = None
     logs: list[dict[str, Any]] = field(default_factory=list)
+    marked: bool = False  # ctx.transaction() completed it, so the row must say so too
 
     def bare(self) -> Ended:
         """The same move without anything that the user's code made, for when the server refuses the rest."""
@@ -206,7 +206,6 @@ class Ended:
             "started": self.started,
             "ended": self.ended,
             "attempt": claim.attempt,
-            "scheduled_at": self.scheduled_at and self.scheduled_at.isoformat(),
             "reason": self.reason,
             "error": self.error,
             "result": self.result,
@@ -218,6 +217,7 @@ class Ended:
             "next_run_at": self.next_run_at and self.next_run_at.isoformat(),
             "skipped": self.skipped or None,
             "logs": self.logs or None,
+            "marked": self.marked or None,
         }
 
 
@@ -257,6 +257,14 @@ def interrupted(claim: Claim, started: float | None, at: float, delay: float, **
     """Stopped before its end (shutdown, snooze): due again after `delay`, no attempt burned."""
     return Ended(
         claim, Outcome.INTERRUPTED, False, started, at, claim.failures, claim.stalls, delay=delay, **facts
+    )
+
+
+def forgotten(move: Ended) -> Ended:
+    """Completed by a transaction that the database does not know any more (a failover lost it): due again at once."""
+    claim, text = move.claim, "its transaction is gone: lost in a failover"
+    return interrupted(
+        claim, move.started, move.ended, 0.0, reason=text, progress=move.progress, logs=move.logs
     )
 
 

@@ -1,6 +1,8 @@
 """Fixtures for every test. `dsn` is the usual one: a fresh database with the schema, on the shared server.
 
 Without PGSCHEDULER_TEST_DSN (an administrator's connection string) the session starts a server of its own.
+With PGSCHEDULER_TEST_POOLER=pgbouncer, `dsn` leads through a PgBouncer in transaction mode, and `direct_dsn` past it;
+with `pgbouncer+listen` the schedulers of the engine's tests listen past it too.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import pytest
 
 from pgscheduler import embedded
 from tests import support
+from tests.support import pooler as poolers
 from tests.support.clockskew import SkewedClock, build_preload, why_not
+from tests.support.pooler import PgBouncer
 from tests.support.postgres import SHARED_SETTINGS, PrivateServer, Server, apply_schema, shared_directory
 from tests.support.processes import NodeProcess, spawn_node
 from tests.support.proxy import Proxy
@@ -41,24 +45,47 @@ def template(server: Server) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def pgbouncer(server: Server) -> Iterator[PgBouncer | None]:
+    """The pooler that PGSCHEDULER_TEST_POOLER asks for; None: nothing is between us and the server."""
+    if poolers.wanted() is None:
+        yield None
+        return
+    with PgBouncer(server.dsn) as pgbouncer:
+        yield pgbouncer
+
+
 @pytest.fixture
-def dsn(server: Server, template: str) -> Iterator[str]:
+def direct_dsn(server: Server, template: str) -> Iterator[str]:
     """A fresh database with the schema, gone after the test whoever is still connected."""
     with server.database(template) as dsn:
         yield dsn
 
 
 @pytest.fixture
-def empty_dsn(server: Server) -> Iterator[str]:
+def dsn(direct_dsn: str, pgbouncer: PgBouncer | None) -> str:
+    """The same database, the way that the tests' programs go: directly, or through the pooler."""
+    return direct_dsn if pgbouncer is None else pgbouncer.through(direct_dsn)
+
+
+@pytest.fixture
+def empty_dsn(server: Server, pgbouncer: PgBouncer | None) -> Iterator[str]:
     """A fresh database without anything of ours in it."""
+    with server.database() as dsn:
+        yield dsn if pgbouncer is None else pgbouncer.through(dsn)
+
+
+@pytest.fixture
+def direct_empty_dsn(server: Server) -> Iterator[str]:
+    """The same for programs that must not go through a pooler."""
     with server.database() as dsn:
         yield dsn
 
 
 @pytest.fixture
-def db(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+def db(direct_dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """An autocommit connection to the test's database, for looking and for meddling."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(direct_dsn, autocommit=True) as connection:
         yield connection
 
 

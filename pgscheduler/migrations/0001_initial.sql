@@ -106,7 +106,7 @@ create table {nodes} (
 ) with (fillfactor = 50);
 
 -- Enqueue a one-time job from SQL. It is part of the caller's transaction: commit stores it, rollback forgets it.
--- Policies (retries, timeout, …) are those of the class that is registered under the name.
+-- Policies (retries, timeout and so on) are those of the class that is registered under the name.
 create function {enqueue}(
     name       text,
     parameters jsonb default null,

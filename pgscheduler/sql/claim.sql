@@ -2,7 +2,10 @@
 -- Each priority is scanned from its mark (where the last claim ended), so that dead index entries before it
 -- cost nothing; with `everything`, from the start, over all priorities that a loose index scan finds.
 with recursive
-clock as materialized (select {now}() as now),
+clock as materialized (
+    -- A claim that a crash forgets only means that the job runs again, so its commit need not be flushed.
+    select {now}() as now, set_config('synchronous_commit', 'off', true)
+),
 found as (
     select (select min(j.priority) from {jobs} j where j.state = 'pending') as priority
     where %(everything)s::boolean
@@ -29,21 +32,22 @@ due as materialized (
           and j.run_at <= (select now from clock)
           and j.name = any (%(names)s::text[])
         order by j.run_at, j.id
-        limit %(slots)s
+        limit %(slots)s::bigint
         for update skip locked
     ) picked
-    limit %(slots)s
+    limit %(slots)s::bigint
 ),
 taken as (
     -- By address, not by id: the rows are locked, so they stay where they are, and no plan can go wrong.
     update {jobs} j
     set state = 'running',
-        token = %(token)s,
-        node_id = %(node)s,
+        token = %(token)s::bigint,
+        node_id = %(node)s::uuid,
         claimed_at = (select now from clock),
         heartbeat_at = null
     where j.ctid = any (array(select ctid from due))
-    returning j.*
+    returning j.id, j.name, j.key, j.priority, j.run_at, j.scheduled_at, j.failures, j.stalls, j.schedule, j.options,
+              j.parameters, j.cancel_requested, j.completed_at, j.claimed_at
 )
 select t.id, t.name, t.key, t.priority, t.run_at, t.scheduled_at, t.failures, t.stalls, t.schedule, t.options,
        t.parameters::text, t.cancel_requested, t.completed_at is not null, t.claimed_at

@@ -6,7 +6,8 @@ with done as (
     delete from {jobs} j
     where j.id = any (%(ids)s::bigint[])
       and j.token = (%(tokens)s::bigint[])[width_bucket(j.id, %(ids)s::bigint[])]
-    returning j.*, width_bucket(j.id, %(ids)s::bigint[]) as place
+    returning j.id, j.token, j.scheduled_at, j.claimed_at, j.node_id, j.failures, j.stalls, j.name, j.key, j.parameters,
+              j.options, j.progress, width_bucket(j.id, %(ids)s::bigint[]) as place
 ),
 recorded as (
     insert into {runs} (job_id, token, scheduled_at, started_at, finished_at, node_id, attempt, outcome,

@@ -4,9 +4,9 @@ with clock as materialized (select {now}() as now),
 given as materialized (
     select * from json_to_recordset(%(outcomes)s::json) as g(
         id bigint, token bigint, outcome text, ends boolean, started float8, ended float8, attempt smallint,
-        scheduled_at timestamptz, reason text, error text, result jsonb, progress jsonb,
+        reason text, error text, result jsonb, progress jsonb,
         failures smallint, stalls smallint, delay float8, next_at timestamptz, next_run_at timestamptz,
-        skipped json, logs json)
+        skipped json, logs json, marked boolean)
 ),
 -- The rows that are still ours, as they are now, and locked: looked up one by one (a lateral with a lock is never
 -- turned into a join), so that no statistics can make it slow. `job` is the row before this statement.
@@ -16,9 +16,11 @@ held as materialized (
     cross join lateral (
         select j as job,
                g.ends or (j.after_run is not distinct from 'delete' and g.outcome is not null)
-                      or (j.completed_at is not null and j.schedule is null) as leaves
+                      or (j.completed_at is not null and j.schedule is null and g.outcome is not null) as leaves
         from {jobs} j
         where j.id = g.id and j.token = g.token
+          -- What its own transaction completed must say so: a failover may have kept the claim and lost the transaction.
+          and (g.marked is not true or j.completed_at is not null)
         for update
     ) f
 ),
@@ -45,7 +47,7 @@ moved as (
             case when h.next_at is null then j.progress end,
             h.failures,
             h.stalls,
-            coalesce(h.next_at, h.scheduled_at, j.scheduled_at),
+            coalesce(h.next_at, j.scheduled_at),
             case when h.next_run_at is not null then h.next_run_at
                  when j.completed_at is not null then j.run_at
                  when h.delay is not null then (select now from clock) + h.delay * interval '1 second'
@@ -71,14 +73,20 @@ moved as (
 recorded as (
     insert into {runs} (job_id, token, scheduled_at, started_at, finished_at, node_id, attempt, outcome,
                         name, key, schedule, parameters, options, result, progress, reason, error)
-    select h.id, h.token, coalesce(h.scheduled_at, (h.job).scheduled_at),
+    select h.id, h.token, (h.job).scheduled_at,
            (h.job).claimed_at + h.started * interval '1 second', (h.job).claimed_at + h.ended * interval '1 second',
-           (h.job).node_id, h.attempt, case when (h.job).completed_at is null then h.outcome else 'completed' end,
+           (h.job).node_id, h.attempt,
+           case when (h.job).completed_at is not null then 'completed'
+                -- Deleted meanwhile: it will not go on, so this was its end.
+                when h.leaves and h.outcome in ('interrupted', 'stalled') then 'cancelled'
+                else h.outcome end,
            (h.job).name, (h.job).key, (h.job).schedule, (h.job).parameters, (h.job).options,
-           coalesce(h.result, (h.job).result), coalesce(h.progress, (h.job).progress), h.reason, h.error
+           coalesce(h.result, (h.job).result), coalesce(h.progress, (h.job).progress),
+           case when (h.job).completed_at is null and h.leaves and h.outcome in ('interrupted', 'stalled')
+                then 'deleted' else h.reason end, h.error
     from held h
     where h.outcome is not null
-      and ((h.job).completed_at is null or (h.job).schedule is null or h.next_at is not null)
+      and ((h.job).completed_at is null or h.leaves or h.next_at is not null)
     union all
     select h.id, null, s.scheduled_at, null, (select now from clock), (h.job).node_id, 0, 'skipped',
            (h.job).name, (h.job).key, (h.job).schedule, (h.job).parameters, (h.job).options, s.result, null, s.reason,

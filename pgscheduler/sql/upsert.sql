@@ -1,15 +1,17 @@
 -- Store a job that has a key: new, or the update of one that is not running. An unchanged schedule keeps its
 -- next occurrence, so a redeploy postpones nothing; a changed one takes effect at once.
 -- No row comes back if it runs, or is of the other kind (one-time, recurring).
+with clock as materialized (select {now}() as now)
 insert into {jobs} as j (name, key, priority, run_at, scheduled_at, created_at, parameters, options, schedule)
 select %(name)s, %(key)s, %(priority)s, due.at, coalesce(%(scheduled_at)s::timestamptz, due.at), due.now,
        %(parameters)s::jsonb, %(options)s, %(schedule)s
 from (
     select c.now, coalesce(%(run_at)s::timestamptz, c.now + %(delay)s::float8 * interval '1 second', c.now) as at
-    from (select {now}() as now) c
+    from clock c
 ) due
-where (
-    -- Kinds never mix under one name, so its first row with a key tells (see insert.sql).
+where %(name)s in {shared_names} or (
+    -- Kinds never mix under one name, so its first row with a key tells (see insert.sql). One-time jobs without a key
+    -- that already wait are not looked for: an index for them would cost every enqueue, a scan every first schedule.
     select (k.schedule is null) = (%(schedule)s::text is null) from {jobs} k
     where k.name = %(name)s and k.key is not null order by k.name, k.key limit 1
 ) is not false
@@ -30,4 +32,5 @@ set priority = excluded.priority,
     after_run = nullif(j.after_run, 'delete')
 where j.state <> 'running' and (j.schedule is null) = (excluded.schedule is null)
   and j.completed_at is null  -- its work is done and waits for its record; a new job must not be taken for it
-returning j.*, pg_current_xact_id()::text::bigint as transaction
+returning {job_columns}, pg_current_xact_id()::text::bigint as transaction,
+          case when %(notify)s::boolean then pg_notify({channel}, 'due') end

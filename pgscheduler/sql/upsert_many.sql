@@ -1,11 +1,12 @@
 -- Store many jobs at once, keyed or not; those that run or are of the other kind do not come back.
+with clock as materialized (select {now}() as now)
 insert into {jobs} as j (id, name, key, priority, run_at, scheduled_at, created_at, parameters, options, schedule)
 select coalesce(g.id, nextval(pg_get_serial_sequence(%(table)s, 'id'))), g.name, g.key, g.priority, due.at,
        coalesce(g.scheduled_at, due.at), c.now, g.parameters, g.options, g.schedule
 from json_to_recordset(%(jobs)s::json) as g(
          id bigint, name text, key text, priority smallint, run_at timestamptz, delay float8,
          scheduled_at timestamptz, parameters jsonb, options text, schedule text)
-cross join (select {now}() as now) c
+cross join clock c
 cross join lateral (select coalesce(g.run_at, c.now + g.delay * interval '1 second', c.now) as at) due
 on conflict (name, key) where key is not null do update
 set priority = excluded.priority,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -11,6 +12,9 @@ import psycopg
 import pytest
 
 from pgscheduler import Job, JobConfig, Scheduler, SchedulerConfig
+from pgscheduler.cli import main
+from tests.support import pooler as poolers
+from tests.support.pooler import PgBouncer
 
 NOW = """
 create or replace function {schema}.{prefix}now() returns timestamptz
@@ -109,7 +113,7 @@ def quiet() -> Quiet:
 
 
 @pytest.fixture
-def scheduler_on(gate: Gate) -> Iterator[Callable[..., Scheduler]]:
+def scheduler_on(gate: Gate, pgbouncer: PgBouncer | None) -> Iterator[Callable[..., Scheduler]]:
     """`scheduler_on(dsn, start=False, **settings)`: an initialized scheduler, shut down after the test."""
     made: list[Scheduler] = []
 
@@ -123,6 +127,11 @@ def scheduler_on(gate: Gate) -> Iterator[Callable[..., Scheduler]]:
             "run_immediately": True,
             "logger": Quiet(),
         }
+        if pgbouncer is not None and dsn is not None and str(pgbouncer.port) in dsn:
+            if poolers.wanted() == "pgbouncer+listen":
+                defaults["listen_dsn"] = pgbouncer.past(dsn)
+            else:
+                defaults |= {"listen": False, "job_check_interval": 0.2}
         scheduler = Scheduler(SchedulerConfig(dsn=dsn, **{**defaults, **settings}))
         made.append(scheduler)
         scheduler.init()
@@ -139,9 +148,9 @@ def scheduler_on(gate: Gate) -> Iterator[Callable[..., Scheduler]]:
 
 
 @pytest.fixture
-def clock(dsn: str) -> Iterator[Callable[..., None]]:
+def clock(direct_dsn: str) -> Iterator[Callable[..., None]]:
     """Sets the database's clock: `clock(at)` stops it there, `clock(by=timedelta)` shifts it."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(direct_dsn, autocommit=True) as connection:
 
         def set_clock(
             at: datetime | None = None,
@@ -158,3 +167,17 @@ def clock(dsn: str) -> Iterator[Callable[..., None]]:
             connection.execute(NOW.format(schema=schema, prefix=prefix, moment=moment))
 
         yield set_clock
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run a command that must succeed; what it printed, as JSON if it was asked for."""
+
+    def run(*arguments: object) -> Any:
+        status = main([str(a) for a in arguments])
+        said = capsys.readouterr()
+        assert status == 0, said.err
+        assert said.err == ""
+        return json.loads(said.out) if "--json" in arguments else said.out
+
+    return run

@@ -70,6 +70,7 @@ class Play:
     dsn: str
     scheduler: Scheduler
     db: psycopg.Connection[tuple[Any, ...]]
+    direct_dsn: str  # past the pooler, if there is one: it knows no `options`
     given: dict[str, Any] = field(default_factory=dict)
 
     def count(self) -> list[tuple[str, int]]:
@@ -106,9 +107,9 @@ class Play:
 
 
 @pytest.fixture
-def play(dsn: str, db: psycopg.Connection[tuple[Any, ...]]) -> Iterator[Play]:
+def play(dsn: str, direct_dsn: str, db: psycopg.Connection[tuple[Any, ...]]) -> Iterator[Play]:
     with Scheduler(SchedulerConfig(dsn=dsn, logger=Silent())) as scheduler:
-        yield Play(dsn, scheduler, db)
+        yield Play(dsn, scheduler, db, direct_dsn)
 
 
 @dataclass(frozen=True)
@@ -278,6 +279,8 @@ ROWS = [
     cfg("shutdown-negative", V, r"shutdown_timeout.*>= 0", shutdown_timeout=-1),
     cfg("remember-0", V, r"failed_and_completed_one_time_job_interval", failed_and_completed_one_time_job_interval=0),
     cfg("retention-negative", V, r"history_retention", history_retention=timedelta(days=-1)),
+    cfg("keep-negative", V, r"history_keep_completed.*non-negative", history_keep_completed=-1),
+    cfg("keep-text", T, r"history_keep_failed.*int", history_keep_failed="10"),
     cfg("schema-flag-text", T, r"create_schema.*bool", create_schema="no"),
     cfg("immediately-1", T, r"run_immediately.*bool", run_immediately=1),
     cfg("listen-none", T, r"listen.*bool", listen=None),
@@ -308,7 +311,7 @@ ROWS = [
     ),
     Row(
         "database-read-only",
-        lambda p: p.init(make_conninfo(p.dsn, options="-c default_transaction_read_only=on"), create_schema=True,
+        lambda p: p.init(make_conninfo(p.direct_dsn, options="-c default_transaction_read_only=on"), create_schema=True,
                          table_prefix="other_"),
         R,
         r"read-only",
@@ -323,7 +326,7 @@ ROWS = [
     ),
     Row(
         "schema-no-permission",
-        lambda p: p.init(make_conninfo(p.dsn, options="-c role=pg_monitor"), create_schema=True, schema="other"),
+        lambda p: p.init(make_conninfo(p.direct_dsn, options="-c role=pg_monitor"), create_schema=True, schema="other"),
         R,
         r"permission.*create_schema",
     ),
@@ -500,6 +503,20 @@ ROWS = [
          r"does not match.*plain"),
     verb("many-two-kinds", lambda p: p.scheduler.schedule_many([Plain(one_time("often")), Plain(recurring("often", "@daily"))]),
          V, r"often.*recurring.*one-time"),
+    verb("enqueue-many-text", lambda p: p.scheduler.enqueue_many("x", "abc"), T, r"parameters.*iterable"),
+    verb("enqueue-many-one-object", lambda p: p.scheduler.enqueue_many("x", {"a": 1}), T, r"parameters.*iterable"),
+    verb("enqueue-many-number", lambda p: p.scheduler.enqueue_many("x", 5), T, r"parameters.*iterable"),  # type: ignore[arg-type]
+    verb("enqueue-many-one-is-bad", lambda p: p.scheduler.enqueue_many("x", [{}, {1: 2}]), T, r"parameters.*key"),
+    verb("enqueue-many-nan", lambda p: p.scheduler.enqueue_many("x", [{"a": float("nan")}]), V, r"parameters.*NaN"),
+    verb("enqueue-many-nul", lambda p: p.scheduler.enqueue_many("x", [{"a": "\0"}]), V, r"parameters.*NUL"),
+    verb("enqueue-many-surrogate", lambda p: p.scheduler.enqueue_many("x", [{"a": "\ud800"}]), V, r"parameters.*surrogate"),
+    verb("enqueue-many-tuple", lambda p: p.scheduler.enqueue_many("x", [{"a": (1, 2)}]), T, r"parameters.*\$\.a"),
+    verb("enqueue-many-no-name", lambda p: p.scheduler.enqueue_many(None, [{}]), T, r"name.*str"),  # type: ignore[arg-type]
+    verb("enqueue-many-two-times",
+         lambda p: p.scheduler.enqueue_many("x", [{}], delay=timedelta(1), run_at=datetime.now(UTC)), V, r"delay.*run_at"),
+    verb("enqueue-many-priority", lambda p: p.scheduler.enqueue_many("x", [{}], priority=-1), V, r"priority.*>= 0"),
+    verb("enqueue-many-connection-text", lambda p: p.scheduler.enqueue_many("x", [{}], connection="x"), T,  # type: ignore[arg-type]
+         r"connection.*psycopg"),
     verb("enqueue-recurring", lambda p: p.scheduler.enqueue("x", schedule=Cron("@daily")), V, r"schedule.*one-time"),
     verb("recurring-twice", lambda p: p.again(), V, r"already exists", prepare=lambda p: p.again()),
     verb("one-time-under-recurring", lambda p: p.scheduler.enqueue("often"), V, r"often.*recurring",
@@ -614,7 +631,7 @@ def closed_pool(p: Play) -> ConnectionPool[Any]:
 def on_read_only_server(p: Play) -> None:
     """The server turns read-only (a failover) while the scheduler lives."""
     with Scheduler(
-        p.config(dsn=make_conninfo(p.dsn, options="-c default_transaction_read_only=on"))
+        p.config(dsn=make_conninfo(p.direct_dsn, options="-c default_transaction_read_only=on"))
     ) as scheduler:
         scheduler.schedule(p.one())
 
@@ -777,7 +794,9 @@ def test_a_role_that_may_only_read_and_write(play: Play, eventually: Callable[..
     try:
         play.db.execute(f"grant select, insert, update, delete on all tables in schema public to {role}")
         play.db.execute(f"revoke create on schema public from public, {role}")
-        with Scheduler(play.config(dsn=make_conninfo(play.dsn, options=f"-c role={role}"))) as scheduler:
+        with Scheduler(
+            play.config(dsn=make_conninfo(play.direct_dsn, options=f"-c role={role}"))
+        ) as scheduler:
             scheduler.register(Plain)
             scheduler.start()
             assert scheduler.wait(scheduler.enqueue("plain"), timeout=30).state is JobState.COMPLETED

@@ -156,6 +156,8 @@ class Rehearsal:
         scheduler.trigger("count_results")
         self.scheduled = self.demo._stored_jobs()
         assert scheduler.run_pending(10).completed == FILES + 1
+        # A run that was under way as its next second came has a second line, for the one that it overlapped.
+        execute(dsn, "delete from pgscheduler_runs where outcome = 'skipped'")
 
     def reckon(self, killed: dict[str, Any]) -> dict[str, Any]:
         return self.demo._reckon(self.scheduled, killed, {"A": -9, "B": 0})

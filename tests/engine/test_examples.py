@@ -22,6 +22,15 @@ PRINTS = {
         "too_slow cleans up",
         "too_slow ended as timed_out",
     ],
+    "changing_jobs.py": [
+        "refused: job 'invoice' with key '2027-001' exists already",
+        "the second's place: 2",
+        "and now: 1 of 2",
+        "invoice 2027-002 goes to Bob, 2nd floor\ninvoice 2027-001 goes to Ada\n",
+        "nightly comes at 05:00 with {'retries': 5, 'timeout': 60.0}",
+        "failed: 3",
+        "completed: 5",
+    ],
     "custom_schedule.py": [
         "Friday 30 January 2026, 17:00 UTC",
         "Tuesday 31 March 2026, 16:00 UTC",  # by then on summer time
@@ -30,16 +39,80 @@ PRINTS = {
     ],
     "enqueue_from_sql.py": ["from psql: hello Jo", "from the trigger: hello Ada (user-2)", "runs: 3"],
     "exactly_once.py": ["the job: completed at attempt 2", "alice has 90", "bob has 110"],
+    "from_bildad.py": [
+        "refused: job 'greet' with key 'run-1' exists already",
+        "refused: parameters do not fit their schema: required",
+        "waiting: 3 - place: 2",
+        "hello no. 1\nPassSummary(claimed=1, completed=1, failed=0, reset=0)\nhello no. 5\nhello no. 9\n",
+        "{'start': {'ok_count': 2, 'error_count': 0}, 'expire': {'ok_count': 0, 'error_count': 0}}",
+        "attempts: [(1, 'failed'), (2, 'failed'), (3, 'completed')]",
+        "stop: requested\nStop: cancelled, cancelled\nSlow: timed_out, timeout\nLate: failed, expired\n",
+        "runs: {'good': 4, 'all': 9}",
+    ],
+    "from_cron_service.py": [
+        "Job scheduled successfully. {'name': 'Each second', 'cron_expression': '* * * * * *', 'is_active': True}",
+        "409 Job with name 'Daily' already exists.",
+        "400 Missing required fields: name, cron_expression, and task_payload.",
+        "400 Invalid cron_expression format.",
+        "[('Each second', True), ('Daily', False)]",
+        "400 jobId must be a valid integer. - 404 Job with ID 999 not found.",
+        'SUCCESS 200 thanks for {"a":1} from /hook?q=2',
+        "Job ID N and all its execution history deleted successfully.",
+        "400 Invalid job ID provided.",
+    ],
+    "from_go_pg_scheduler.py": [
+        "mail: completed at attempt 2: told Ada about tea",
+        "cleanup: completed, found 2, was due at a whole second: True",
+        "all jobs completed gracefully: True",
+    ],
+    "from_kronii.py": [
+        "started: ['shell_job']",
+        "jobs: 10, the last of them comes on 01 January at 00:00:00",
+        "every_two_seconds: completed, tick",
+        "always_fails: failed, Command exited with failure (exit code 3)",
+        "too_slow: timed_out, Timeout, killed",
+        "figures: scheduler_jobs_failed, scheduler_jobs_running, scheduler_jobs_success, scheduler_jobs_total",
+        "each attempt counts once: True",
+        "exit code: 0",
+    ],
+    "from_laki.py": [
+        "average is pending, next at 09:00, {'team': 'ops'}",
+        "average: completed, result 3.0",
+        "hostile: failed, result None pgscheduler.jobs.call.CallError: module 'os' is not allowed",
+        "disabled: paused\nenabled: pending\nupdated: next on a Monday at 06:30\n",
+        "executions, newest first: [2, 3.0]",
+        "listed: ['average', 'hostile']",
+        "gone: job not found: ('call_job', 'average')",
+        "executions left: 0",
+    ],
     "graceful_shutdown_in_a_container.py": [
         "exit code after SIGTERM: 0",
         "short: completed: finished although asked to stop (shutdown)",
         "long: interrupted: shutdown",
         "long is pending again, at attempt 1",
     ],
+    "http_job.py": [
+        '201 got {"book":1} from ***',
+        'API Call execution FAILED. Status: 404, Data: got {"book":1} from ***...',
+        "refused: blocked: host '169.254.169.254' has the address 169.254.169.254, which is not public",
+    ],
+    "job_templates.py": [
+        "its result: sales report of 2027-01",
+        "refused: parameters do not fit their schema: pattern",
+        "offered now: []",
+        "its runs: 1",
+    ],
     "many_nodes.py": [
         "jobs that ran: ['a', 'b', 'c', 'd', 'e']",
         "the most runs of one occurrence: 1",
         "exit codes: [0, 0, 0]",
+    ],
+    "metrics_endpoint.py": [
+        "text/plain; version=0.0.4; charset=utf-8",
+        'job_executions_total{job_name="thumbnail"} 6.0',
+        'job_failures_total{job_name="thumbnail"} 3.0',
+        'job_duration_seconds_count{job_name="thumbnail"} 6.0',
+        'pgscheduler_jobs{job_name="thumbnail",state="pending"} 1.0',
     ],
     "one_time_with_parameters.py": [
         "its result: {'sent_to': 42}",
@@ -69,6 +142,13 @@ PRINTS = {
         ".000000",
         "the next report is due on a",
     ],
+    "rest_api.py": [
+        "with the wrong one: This token may only read.",
+        "201 Job scheduled successfully.",
+        "409 duplicate_job",
+        "SUCCESS sent to Ada",
+        "ready: {'status': 'ready', 'reasons': []}",
+    ],
     "retries_and_backoff.py": [
         "flaky ended as completed",
         "attempt 2: failed: ConnectionError: no answer at attempt 2",
@@ -80,9 +160,16 @@ PRINTS = {
     "run_pending.py": [
         "stored: 3",
         "tidied the kitchen",
-        "PassSummary(claimed=2, completed=1, failed=1)",
-        "PassSummary(claimed=0, completed=0, failed=0)",
+        "PassSummary(claimed=2, completed=1, failed=1, reset=0)",
+        "PassSummary(claimed=0, completed=0, failed=0, reset=0)",
         "still to come: ['garden']",
+    ],
+    "shell_job.py": [
+        "not by default: enabled must be True",
+        "0 $GREETING; *",
+        "0 HELLO",
+        "Command exited with failure (exit code 3); its output ends with:; no disk",
+        "the slow one: timed_out",
     ],
     "transactional_sqlalchemy.py": ["the committed one: completed", "orders: ['a book']", "runs: 1"],
     "typed_parameters.py": [
@@ -94,12 +181,19 @@ PRINTS = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_example_runs(name: str, empty_dsn: str) -> None:
+def test_example_runs(name: str, direct_empty_dsn: str) -> None:
     """An example ends by itself with exit code 0, prints what it is about, and complains about nothing."""
-    environment = {**os.environ, "PGSCHEDULER_DSN": empty_dsn, "PYTHONWARNINGS": "error::ResourceWarning"}
-    done = subprocess.run(
-        [sys.executable, str(FOLDER / name)], env=environment, capture_output=True, text=True, timeout=120
-    )
+    environment = {
+        **os.environ,
+        "PGSCHEDULER_DSN": direct_empty_dsn,
+        "PYTHONWARNINGS": "error::ResourceWarning",
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, str(FOLDER / name)], env=environment, capture_output=True, text=True, timeout=120
+        )
+    except subprocess.TimeoutExpired as late:
+        pytest.fail(f"it does not end; it has said: {late.stdout!r} and {late.stderr!r}")
     said = f"\n{done.stdout}\n{done.stderr}"
     assert done.returncode == 0, said
     assert [line for line in PRINTS[name] if line not in done.stdout] == [], said

@@ -22,6 +22,7 @@ from pgscheduler import (
     Job,
     JobConfig,
     JobKindError,
+    JobRunningError,
     JobState,
     Outcome,
     SchedulerConfig,
@@ -436,8 +437,6 @@ def test_34_a_cancel_survives_the_death_of_its_node(dsn: str, db: Any, scheduler
 
 def test_work_done_is_not_mistaken_for_a_new_job(dsn: str, db: Any, scheduler_on: Any) -> None:
     """A job whose transaction completed it, and whose node died before the record, takes no new job under its key."""
-    from pgscheduler import JobRunningError
-
     scheduler = scheduler_on(dsn)
     ran: list[Any] = []
     job = Call(JobConfig.one_time("job", {"n": 1}, key="k"), lambda ctx: ran.append(ctx.parameters))
@@ -451,6 +450,79 @@ def test_work_done_is_not_mistaken_for_a_new_job(dsn: str, db: Any, scheduler_on
     scheduler.schedule(Call(JobConfig.one_time("job", {"n": 2}, key="k"), job.function))
     scheduler.run_pending()
     assert ran == [{"n": 2}]
+
+
+@pytest.mark.parametrize("verb", ["resume", "trigger", "reschedule"])
+def test_work_done_is_recorded_for_its_own_occurrence(
+    dsn: str, db: Any, scheduler_on: Any, clock: Any, verb: str
+) -> None:
+    """What a transaction completed stays the occurrence that it was for, whatever is asked before its record."""
+    scheduler = scheduler_on(dsn)
+    clock(NOON)
+    ran: list[Any] = []
+    record = scheduler.schedule(
+        Call(JobConfig.recurring("hourly", "0 * * * *"), lambda ctx: ran.append(ctx.scheduled_at))
+    )
+    clock(NOON + HOUR)
+    abandon(db, record, completed_at=NOON + HOUR)
+    scheduler.pause(record)
+    scheduler_on(dsn).run_pending()
+    clock(NOON + HOUR + MINUTE)
+    if verb == "reschedule":
+        with pytest.raises(JobRunningError):
+            scheduler.reschedule(record, schedule="30 * * * *")
+        scheduler.resume(record)
+    else:
+        getattr(scheduler, verb)(record)
+    scheduler.run_pending()
+    assert [(r.outcome, r.scheduled_at) for r in scheduler.runs(record)] == [
+        (Outcome.COMPLETED, record.scheduled_at)
+    ]
+    assert ran == []
+    assert scheduler.get_job(record).scheduled_at == record.scheduled_at + HOUR
+
+
+def test_a_late_occurrence_that_its_transaction_completed(
+    dsn: str, db: Any, scheduler_on: Any, clock: Any
+) -> None:
+    """A run of the latest of several missed occurrences, completed by its transaction, is recorded as that one."""
+    scheduler = scheduler_on(dsn)
+    clock(NOON)
+    ran: list[Any] = []
+
+    def work(ctx: Any) -> None:
+        ran.append(ctx.scheduled_at)
+        with ctx.transaction() as connection:
+            connection.execute("select 1")
+        abandon(db, record)  # its node dies before it can write the record
+
+    record = scheduler.schedule(Call(JobConfig.recurring("hourly", "0 * * * *"), work))
+    clock(NOON + 3 * HOUR)
+    scheduler.run_pending()
+    scheduler.run_pending()
+    first = record.scheduled_at
+    assert ran == [first + 2 * HOUR]
+    assert sorted((r.scheduled_at, r.outcome) for r in scheduler.runs(record)) == [
+        (first, Outcome.SKIPPED),
+        (first + HOUR, Outcome.SKIPPED),
+        (first + 2 * HOUR, Outcome.COMPLETED),
+    ]
+
+
+def test_what_is_to_be_deleted_is_not_put_off(dsn: str, db: Any, scheduler_on: Any) -> None:
+    """A delete that a dead node never carried out is not undone by another time for the job."""
+    scheduler = scheduler_on(dsn)
+    ran: list[int] = []
+    record = scheduler.schedule(Call(JobConfig.one_time("job"), lambda ctx: ran.append(1)))
+    abandon(db, record)
+    other = scheduler_on(dsn)
+    assert other.delete(record) == "requested"
+    other.run_pending()
+    with pytest.raises(JobRunningError):
+        other.reschedule(record, delay=timedelta(0))
+    scheduler.run_pending()
+    assert scheduler.get_job(record).state is JobState.CANCELLED
+    assert ran == []
 
 
 def test_37_a_poison_job_ends(dsn: str, db: Any, scheduler_on: Any) -> None:
@@ -498,3 +570,63 @@ def test_11_17_19_are_elsewhere() -> None:
     assert callable(test_migrate.test_eight_processes_create_the_schema_at_once)
     assert callable(test_upstream.test_status_change_callback)
     assert Quiet
+
+
+REFUSAL = """
+create or replace function refuse() returns trigger language plpgsql as $$ begin {body}; end $$;
+create or replace trigger refuse before insert on pgscheduler_runs for each row execute function refuse();
+"""
+
+
+def refuse(db: Any, state: str | None) -> None:
+    """From now on nothing can be written to history, with this error; None: it can again."""
+    body = "return new" if state is None else f"raise exception 'no' using errcode = '{state}'"
+    db.execute(REFUSAL.format(body=body))
+
+
+def test_a_failed_attempt_is_logged(dsn: str, scheduler_on: Any) -> None:
+    """Who reads only the log sees each failed attempt: a warning if another follows, an error if it was the last."""
+
+    def fail(ctx: Any) -> None:
+        raise ValueError("no such account")
+
+    scheduler = scheduler_on(dsn)
+    job = Call(JobConfig.one_time("work", retries=1, backoff=lambda failures, error: timedelta(0)), fail)
+    record = scheduler.schedule(job)
+    assert scheduler.run_pending().failed == 1
+    assert scheduler.run_pending().failed == 1
+    told = [
+        (level, facts["job"], facts["job_id"], facts["attempt"], facts["retry_in"], facts["error"])
+        for level, event, facts in scheduler.log.lines
+        if event == "run failed"
+    ]
+    assert told == [
+        ("warning", "work", record.id, 1, 0.0, "ValueError: no such account"),
+        ("error", "work", record.id, 2, None, "ValueError: no such account"),
+    ]
+
+
+def test_an_outcome_waits_until_the_disk_has_room(dsn: str, db: Any, scheduler_on: Any) -> None:
+    """What a full disk refuses is written when there is room again, and the job is held until then."""
+    refuse(db, "53100")
+    scheduler = scheduler_on(dsn, start=True)
+    record = scheduler.schedule(Call(JobConfig.one_time("work"), lambda ctx: {"done": True}))
+    eventually(lambda: scheduler.node_stats()["loops"]["recorder"]["failures"] > 2)
+    held = scheduler.node_stats()["held"]
+    refuse(db, None)
+    scheduler.wait(record, 15)
+    ends = [(run.outcome, run.result) for run in scheduler.runs(record)]
+    assert (held, ends) == (1, [(Outcome.COMPLETED, {"done": True})])
+
+
+def test_an_outcome_that_is_refused_for_good_frees_its_job(dsn: str, db: Any, scheduler_on: Any) -> None:
+    """A record that the server never takes does not keep its job in the hands of its node."""
+    refuse(db, "22000")
+    scheduler = scheduler_on(dsn, start=True)
+    record = scheduler.schedule(Call(JobConfig.one_time("work"), lambda ctx: {"done": True}))
+    eventually(lambda: "outcome refused by the server" in scheduler.log.events())
+    eventually(lambda: scheduler.node_stats()["held"] == 0)
+    refuse(db, None)
+    scheduler.wait(record, 15)
+    ends = [run.outcome for run in scheduler.runs(record)]
+    assert ends == [Outcome.COMPLETED, Outcome.STALLED]

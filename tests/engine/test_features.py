@@ -18,7 +18,6 @@ from pgscheduler import (
     Backoff,
     Cancel,
     Cron,
-    DuplicateJobError,
     Every,
     Fail,
     InvalidValueError,
@@ -27,7 +26,6 @@ from pgscheduler import (
     JobKindError,
     JobNotFoundError,
     JobNotRunningError,
-    JobRunningError,
     JobState,
     Outcome,
     Retry,
@@ -37,6 +35,7 @@ from pgscheduler import (
 )
 from tests.engine.conftest import Call, Gate, Quiet
 from tests.support import eventually
+from tests.support.pooler import needs_notifications
 
 NOON = datetime(2031, 3, 1, 12, 0, 30, tzinfo=UTC)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -452,9 +451,9 @@ def test_deleted_while_waiting_for_a_slot_stays_deleted(dsn: str, db: Any, sched
 
     with scheduler._store.connect() as connection:
         request = ClaimRequest(5, ["tick"], {}, True)
-        (claim,) = scheduler._store.cycle(connection, scheduler.id, [], [], [], request, new_token()).claims
+        (claim,) = scheduler._store.claim(connection, scheduler.id, request, new_token())
         assert scheduler.delete(record) == "requested"
-        scheduler._store.cycle(connection, scheduler.id, [], [states.released(claim)], [], None, 0)
+        scheduler._store.finish(connection, [states.released(claim)])
     assert scheduler.run_pending().claimed == 1
     assert scheduler.jobs() == []
     assert [r.outcome for r in scheduler.runs(record)] == [Outcome.CANCELLED]
@@ -502,6 +501,7 @@ def test_cancel_pending_running_and_wrong(dsn: str, scheduler_on: Any, gate: Gat
         scheduler.cancel("tick")
 
 
+@needs_notifications
 def test_cancel_reaches_a_run_on_another_node(dsn: str, scheduler_on: Any, gate: Gate) -> None:
     """A cancel spoken on one node stops the run on another; a recurring job keeps its schedule."""
     node = scheduler_on(dsn, start=True, heartbeat_interval=20, no_heartbeat_timeout=90)
@@ -638,60 +638,7 @@ def _exact(value: Any) -> Any:
     return [_exact(v) for v in value] if isinstance(value, list) else value
 
 
-def test_schedule_many_with_keys_and_recurring(dsn: str, scheduler_on: Any) -> None:
-    """schedule_many stores plain, keyed and recurring jobs together, and updates what has a key."""
-    scheduler = scheduler_on(dsn)
-    tick = Call(JobConfig.recurring("tick", Every(HOUR)))
-    jobs = [Call(JobConfig.one_time("plain", {"n": n})) for n in range(5)]
-    jobs += [Call(JobConfig.one_time("keyed", {"n": n}, key=str(n))) for n in range(5)] + [tick]
-    assert scheduler.schedule_many(jobs) == 11
-    assert (
-        scheduler.schedule_many([Call(JobConfig.one_time("keyed", {"n": 10}, key="1", priority=2)), tick])
-        == 2
-    )
-    assert len(scheduler.jobs()) == 11
-    assert (scheduler.get_job(("keyed", "1")).parameters, scheduler.get_job(("keyed", "1")).priority) == (
-        {"n": 10},
-        2,
-    )
-
-
-@pytest.mark.parametrize(
-    "bad", ["parameters", "recurring name", "keyed under a recurring name", "twice", "running", "no job"]
-)
-def test_schedule_many_is_all_or_nothing(dsn: str, db: Any, scheduler_on: Any, bad: str) -> None:
-    """One job that cannot be stored, and none of them is; the error is one of ours."""
-    other = scheduler_on(dsn)
-    other.schedule(Call(JobConfig.recurring("tick", Every(HOUR))))
-    other.enqueue("busy", key="b")
-    db.execute(
-        "update pgscheduler_jobs set state = 'running', token = 1, claimed_at = now() where name = 'busy'"
-    )
-    scheduler = scheduler_on(dsn)
-    good = [Call(JobConfig.one_time("good", key="g"))]
-    if bad != "keyed under a recurring name":
-        good.append(Call(JobConfig.one_time("good")))
-    culprit: list[Any] = {
-        "parameters": [Call(JobConfig.one_time("good", {"x": {1, 2}}))],
-        "recurring name": [Call(JobConfig.one_time("tick"))],
-        "keyed under a recurring name": [Call(JobConfig.one_time("tick", key="other"))],
-        "twice": [Call(JobConfig.one_time("good", key="g"))],
-        "running": [Call(JobConfig.one_time("busy", key="b"))],
-        "no job": ["good"],
-    }[bad]
-    expected = {
-        "parameters": TypeError,
-        "recurring name": JobKindError,
-        "keyed under a recurring name": JobKindError,
-        "twice": DuplicateJobError,
-        "running": JobRunningError,
-        "no job": TypeError,
-    }[bad]
-    with pytest.raises(expected):
-        scheduler.schedule_many([*good, *culprit])
-    assert sorted(job.name for job in scheduler.jobs()) == ["busy", "tick"]
-
-
+@needs_notifications
 def test_transactional_scheduling_with_psycopg(dsn: str, scheduler_on: Any) -> None:
     """A job stored on the caller's connection runs soon after the commit, and never after a rollback."""
     node = scheduler_on(dsn, start=True, job_check_interval=60, register=(Call(JobConfig(name="mail")),))
@@ -711,6 +658,7 @@ def test_transactional_scheduling_with_psycopg(dsn: str, scheduler_on: Any) -> N
         node.get_job(lost)
 
 
+@needs_notifications
 def test_transactional_scheduling_with_async_psycopg(dsn: str, scheduler_on: Any) -> None:
     """The same on an AsyncConnection, where the answer is awaited."""
     node = scheduler_on(dsn, start=True, job_check_interval=60, register=(Call(JobConfig(name="mail")),))
@@ -729,6 +677,7 @@ def test_transactional_scheduling_with_async_psycopg(dsn: str, scheduler_on: Any
         node.get_job(lost)
 
 
+@needs_notifications
 @pytest.mark.parametrize("kind", ["connection", "session"])
 def test_transactional_scheduling_with_sqlalchemy(dsn: str, scheduler_on: Any, kind: str) -> None:
     """The same in a SQLAlchemy Connection's or Session's transaction."""
@@ -911,7 +860,7 @@ def test_dataclass_parameters(dsn: str, scheduler_on: Any) -> None:
     with pytest.raises(InvalidValueError, match="Order"):
         scheduler.schedule(Call(JobConfig.one_time("order", {"nomber": 7}, parameters_schema=Order)))
     # Stored by somebody who does not know the class: the attempt fails with a readable reason, run is not called.
-    wrong = scheduler.enqueue("order", {"nomber": 7})
+    wrong = scheduler_on(dsn).enqueue("order", {"nomber": 7})
     scheduler.run_pending()
     assert "do not fit Order" in scheduler.runs(wrong)[0].error
     assert len(seen) == 1
@@ -932,7 +881,9 @@ def test_json_schema_parameters(dsn: str, scheduler_on: Any) -> None:
     for bad in ({}, {"n": "1"}):
         with pytest.raises(InvalidValueError):
             scheduler.schedule(Call(JobConfig.one_time("checked", bad, parameters_schema=schema)))
-    wrong = scheduler.enqueue("checked", {"n": "x"})
+    with pytest.raises(InvalidValueError, match="do not fit their schema"):
+        scheduler.enqueue("checked", {"n": "x"})
+    wrong = scheduler_on(dsn).enqueue("checked", {"n": "x"})
     scheduler.run_pending()
     assert seen == [{"n": 1}]
     assert "do not fit their schema" in scheduler.runs(wrong)[0].error

@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from pgscheduler import JobConfig, JobState, Scheduler, SchedulerConfig, SchemaError, _migrate
 from pgscheduler._sql import Names
 from tests.engine.conftest import Call, Quiet
-from tests.support.postgres import Server, execute
+from tests.support.postgres import Server, database_dsn, execute
 
 SHAPE = """
 select 'column', table_name || '.' || column_name,
@@ -257,3 +257,34 @@ def test_tables_dropped_later(dsn: str, scheduler_on: Any) -> None:
     execute(dsn, "drop table pgscheduler_jobs cascade")
     with pytest.raises(SchemaError, match="missing"):
         scheduler.jobs()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("LATIN1", "r\u00e9sum\u00e9"), ("EUC_JP", "\u65e5\u672c"), ("SQL_ASCII", "r\u00e9sum\u00e9")],
+)
+def test_a_database_of_another_encoding(server: Server, scheduler_on: Any, encoding: str, name: str) -> None:
+    """The tables can be made in it, and names from Python and from SQL are one; without any encoding the DSN must say
+    one, and the refusal tells how."""
+    database = server.create()
+    try:
+        server.drop(database)
+        execute(
+            server.dsn,
+            sql.SQL("create database {} encoding {} locale 'C' template template0").format(
+                sql.Identifier(database), sql.Literal(encoding)
+            ),
+        )
+        dsn = database_dsn(server.dsn, database)
+        if encoding == "SQL_ASCII":
+            with pytest.raises(SchemaError, match=r"SQL_ASCII.*client_encoding=utf8"):
+                scheduler_on(dsn, create_schema=True)
+            dsn = make_conninfo(dsn, client_encoding="utf8")
+        client = scheduler_on(dsn, create_schema=True)
+        job = client.enqueue(name, key=name, delay=60)
+        call = "select pgscheduler_enqueue(%s, key => %s, run_at => '2100-01-01Z')"
+        assert execute(dsn, call, [name, name]) == [(job.id,)]
+        assert [found.name for found in client.jobs()] == [name]
+        client.shutdown()
+    finally:
+        server.drop(database)

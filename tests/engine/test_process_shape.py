@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +19,8 @@ from psycopg_pool import ConnectionPool
 
 from pgscheduler import Every, JobConfig, JobState, Scheduler, SchedulerConfig, SchedulerStateError
 from tests.engine.conftest import Call, Gate, Quiet
-from tests.support import eventually
+from tests.support import ROOT, eventually
+from tests.support.pooler import needs_its_own_way, needs_notifications
 
 VERBS: dict[str, Callable[[Scheduler], Any]] = {
     "start": lambda s: s.start(),
@@ -23,6 +28,7 @@ VERBS: dict[str, Callable[[Scheduler], Any]] = {
     "schedule": lambda s: s.schedule(Call(JobConfig(name="x"))),
     "schedule_many": lambda s: s.schedule_many([Call(JobConfig(name="x"))]),
     "enqueue": lambda s: s.enqueue("x"),
+    "enqueue_many": lambda s: s.enqueue_many("x", [{}]),
     "trigger": lambda s: s.trigger("x"),
     "cancel": lambda s: s.cancel("x"),
     "pause": lambda s: s.pause("x"),
@@ -121,6 +127,33 @@ def test_a_name_registered_after_start_is_served(dsn: str, scheduler_on: Any) ->
     assert node.wait(record, 10).state is JobState.COMPLETED
 
 
+def test_a_name_registered_late_finds_what_was_due_before_the_marks(
+    dsn: str, db: Any, scheduler_on: Any
+) -> None:
+    """A claim that begins where the last one ended would not see an older job of a new name: it looks at everything.
+
+    A look at everything that took long, here behind somebody's lock, is followed by twenty times that without one.
+    """
+    node = scheduler_on(
+        dsn, heartbeat_interval=10, no_heartbeat_timeout=60, register=(Call(JobConfig(name="known")),)
+    )
+    older, newer = node.enqueue("late"), node.enqueue("known")
+    waiting = (
+        "select exists (select from pg_locks where not granted and relation = 'pgscheduler_jobs'::regclass)"
+    )
+    with psycopg.connect(dsn) as other:
+        other.execute("lock table pgscheduler_jobs in access exclusive mode")
+        node.start()
+        eventually(lambda: db.execute(waiting).fetchone() == (True,), describe="the first look to wait")
+        time.sleep(2)  # how long that look takes is the matter
+    assert node.wait(newer, 10).state is JobState.COMPLETED
+    assert node.get_job(older).state is JobState.PENDING
+
+    node.register(Call(JobConfig(name="late")))
+    assert node.wait(older, 10).state is JobState.COMPLETED
+
+
+@needs_notifications
 def test_an_empty_registry_is_safe(dsn: str, scheduler_on: Any) -> None:
     """A node that knows no name claims nothing, and none of its loops fails."""
     node = scheduler_on(dsn, start=True, job_check_interval=0.05)
@@ -132,7 +165,7 @@ def test_an_empty_registry_is_safe(dsn: str, scheduler_on: Any) -> None:
             if name != "listener"
         )
     )
-    assert [loop["failures"] for loop in node.node_stats()["loops"].values()] == [0] * 5
+    assert {loop["failures"] for loop in node.node_stats()["loops"].values()} == {0}
     assert node.stats()["states"] == {"pending": 1}
 
 
@@ -193,6 +226,7 @@ for order in commands():
 """
 
 
+@needs_its_own_way
 def test_fork_after_start(dsn: str, nodes: Any, scheduler_on: Any) -> None:
     """A forked child is refused every verb and its exit harms nothing: the parent's run and claims go on."""
     node = nodes(FORK, dsn)
@@ -358,3 +392,45 @@ def test_from_env(dsn: str) -> None:
     assert config.heartbeat_interval == timedelta(seconds=1.5)
     with pytest.raises(ValueError, match="PGSCHEDULER_LISTEN"):
         SchedulerConfig.from_env({"DATABASE_URL": dsn, "PGSCHEDULER_LISTEN": "perhaps"})
+
+
+# --- the process of an isolated job -----------------------------------------------------------------------
+
+ORPHAN = """
+import os
+import pickle
+import sys
+import time
+from datetime import UTC, datetime
+from tests.engine.conftest import Call
+from pgscheduler import JobConfig
+from pgscheduler._processes import Home, _ChildSide, _Order
+
+class Pipe:
+    def send(self, message):
+        pass
+
+class Says(Call):
+    def run(self, ctx):
+        print("ran", flush=True)
+
+now = datetime.now(UTC)
+facts = dict.fromkeys(("schedule", "options", "parameters", "key"))
+facts |= dict(id=1, name="x", priority=5, run_at=now, scheduled_at=now, failures=0, stalls=0,
+              cancel_requested=False, done_already=False, claimed_at=now)
+order = pickle.dumps(_Order(Says(JobConfig(name="x"), None), facts, 7, None, 0.0))
+side = _ChildSide(Pipe(), Home("node", "", "public", "p_", True))
+side._node_pid = os.getppid() if sys.argv[1] == "alive" else os.getpid()
+side._run(order)
+"""
+
+
+@pytest.mark.parametrize(("node", "expected"), [("alive", (0, "ran\n")), ("dead", (1, ""))])
+def test_nothing_begins_for_a_dead_node(tmp_path: Path, node: str, expected: tuple[int, str]) -> None:
+    """A process that was still starting when its node died begins no run in that node's name."""
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), node]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == expected, done.stderr

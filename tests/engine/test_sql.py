@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ import psycopg
 import pytest
 
 import pgscheduler
-from pgscheduler._sql import Names
-from pgscheduler._store import Store
+from pgscheduler import Job, JobConfig, RunContext, Scheduler, SchedulerConfig
+from pgscheduler._sql import JOB_COLUMNS, Names, positional
+from pgscheduler._store import ClaimRequest, Store, new_token
+from tests.engine.conftest import Quiet
 from tests.support import eventually
+from tests.support.postgres import terminate_backends
 
 PACKAGE = Path(pgscheduler.__file__).parent
 FILES = sorted(file.stem for file in (PACKAGE / "sql").glob("*.sql"))
@@ -24,21 +27,15 @@ RUNNING = 3_000
 NODE = "11111111-1111-1111-1111-111111111111"
 
 
-def numbered(statement: str) -> tuple[str, list[str]]:
-    """psycopg's named placeholders as PREPARE wants them, and their names in order."""
-    names: list[str] = []
-
-    def number(match: re.Match[str]) -> str:
-        if match[1] not in names:
-            names.append(match[1])
-        return f"${names.index(match[1]) + 1}"
-
-    return re.sub(r"%\((\w+)\)s", number, statement), names
-
-
 @pytest.fixture
 def store(dsn: str) -> Store:
     return Store(dsn, Names("public", "pgscheduler_"))
+
+
+@pytest.fixture
+def direct_store(direct_dsn: str) -> Store:
+    """For what only a session of one's own has: planner settings, and an end when the backend ends."""
+    return Store(direct_dsn, Names("public", "pgscheduler_"))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -52,8 +49,14 @@ def test_every_statement_is_used(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in FILES if name != "copy_jobs"])
 def test_every_statement_can_be_prepared(db: psycopg.Connection[Any], store: Store, name: str) -> None:
     """Each statement fits a fresh schema."""
-    text, _ = numbered(store.sql[name])
-    db.execute(f"prepare statement as {text}")
+    text, _ = positional(store.sql[name])
+    db.execute(f"prepare statement as {text.decode()}")
+
+
+def test_a_whole_job_is_every_column(db: psycopg.Connection[Any]) -> None:
+    """The list that stands for `*` where callers' connections prepare has each column, in the table's order."""
+    found = db.execute("select * from pgscheduler_jobs").description or []
+    assert [column.name for column in found] == list(JOB_COLUMNS)
 
 
 def test_copy_fits(db: psycopg.Connection[Any], store: Store) -> None:
@@ -62,7 +65,87 @@ def test_copy_fits(db: psycopg.Connection[Any], store: Store) -> None:
         copy.write("")
 
 
+class Noop(Job):
+    def run(self, ctx: RunContext) -> None: ...
+
+
+def test_a_statement_reads_the_clock_once(dsn: str, db: psycopg.Connection[Any]) -> None:
+    """Due and scheduled are one instant, or a job could start a moment before its occurrence."""
+    db.execute("create sequence ticks")
+    db.execute(
+        "create or replace function pgscheduler_now() returns timestamptz language plpgsql stable as"
+        " $$ begin return timestamptz '2031-03-01Z' + nextval('ticks') * interval '1 second'; end $$"
+    )
+    with Scheduler(SchedulerConfig(dsn=dsn, logger=Quiet())) as client:
+        hour = timedelta(hours=1)
+        moved = client.enqueue("moved", delay=hour)
+        daily = client.schedule(Noop(JobConfig.recurring("daily", "@daily")))
+        client.enqueue("now")
+        client.enqueue("keyed", key="one")
+        client.enqueue("later", key="two", delay=hour)
+        client.schedule_many([Noop(JobConfig(name="many", key=str(n))) for n in range(2)])
+        client.reschedule(moved, delay=2 * hour)
+        client.trigger(daily)
+
+    rows = db.execute("select name, run_at, scheduled_at, created_at from pgscheduler_jobs").fetchall()
+    assert {row[0] for row in rows} == {"moved", "daily", "now", "keyed", "later", "many"}
+    assert [row for row in rows if row[1] != row[2]] == []
+    assert [row for row in rows if row[0] in {"now", "keyed", "many"} and row[3] != row[1]] == []
+
+
 # --- plans ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    ["plain", 'with "quotes"', "back\\slash", "{curly},comma", "null", "grüße 🎉", "50%", "%(name)s", "$1"],
+)
+def test_any_name_reaches_the_claim(dsn: str, db: psycopg.Connection[Any], name: str, prepared: bool) -> None:
+    """Names travel as an array literal: what is special there, in psycopg or in libpq, is only text."""
+    db.execute(
+        "insert into pgscheduler_jobs (name, run_at, scheduled_at, created_at, parameters)"
+        " values (%s, now(), now(), now(), %s)",
+        [name, json.dumps({"said": name})],
+    )
+    store = Store(dsn, Names("public", "pgscheduler_"), prepared=prepared)
+    request = ClaimRequest(10, ["another", name], {}, True)
+    with store.connect() as connection:
+        found = [
+            [(claim.name, json.loads(claim.parameters or "null")) for claim in claims]
+            for claims in (
+                store.claim(connection, NODE, request, new_token()),
+                store.claim(connection, NODE, request, new_token()),  # now the statement is prepared
+            )
+        ]
+    assert found == [[(name, {"said": name})], []]
+
+
+def test_a_mark_reaches_the_claim(dsn: str, db: psycopg.Connection[Any], store: Store) -> None:
+    """A claim from the marks passes over what is due before them, to the microsecond."""
+    db.execute(
+        "insert into pgscheduler_jobs (name, run_at, scheduled_at, created_at)"
+        " select 'job', at, at, at from generate_series(1, 3) n,"
+        " lateral (select timestamptz '2026-01-01 12:00:00.000000+05:30' + n * interval '1 microsecond' as at) due"
+    )
+    mark = datetime(2026, 1, 1, 6, 30, 0, 2, tzinfo=UTC)
+    with store.connect() as connection:
+        request = ClaimRequest(10, ["job"], {5: mark}, False)
+        claims = store.claim(connection, NODE, request, new_token())
+    assert [claim.run_at for claim in claims] == [mark, mark + timedelta(microseconds=1)]
+
+
+def test_a_refused_statement_says_why_and_the_connection_lives(direct_store: Store, dsn: str) -> None:
+    """What the server refuses in the direct path raises psycopg's own error; a cut connection an OperationalError."""
+    with direct_store.connect() as connection:
+        request = ClaimRequest(10, ["job"], {}, True)
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+            direct_store.claim(connection, "no uuid", request, new_token())
+        assert direct_store.claim(connection, NODE, request, new_token()) == []
+        terminate_backends(dsn)
+        with pytest.raises(psycopg.OperationalError):
+            direct_store.claim(connection, NODE, request, new_token())
+        assert connection.closed
 
 
 def outcomes(ids: list[int], token: int) -> str:
@@ -104,7 +187,7 @@ def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("statistics", ["none", "of an empty table", "of a drained table"])
 @pytest.mark.parametrize("name", ["complete", "finish", "note", "heartbeat", "claim"])
 def test_no_plan_reads_the_whole_table(
-    db: psycopg.Connection[Any], store: Store, name: str, statistics: str
+    db: psycopg.Connection[Any], direct_store: Store, name: str, statistics: str
 ) -> None:
     """A generic plan from when the table was empty still walks indexes, and few rows, when it has 50,000."""
     db.execute("alter table pgscheduler_jobs set (autovacuum_enabled = off)")  # the statistics stay stale
@@ -117,16 +200,16 @@ def test_no_plan_reads_the_whole_table(
         db.execute("vacuum analyze pgscheduler_jobs")
     if statistics == "of an empty table":
         db.execute("analyze pgscheduler_jobs")
-    text, order = numbered(store.sql[name])
+    text, order = positional(direct_store.sql[name])
     token = 7
-    with store.connect() as connection:
+    with direct_store.connect() as connection:
 
         def call(ids: list[int]) -> str:
             values = arguments(name, ids, token)
             return f"execute hot({', '.join(values[n] for n in order)})"
 
         connection.execute("set plan_cache_mode = force_generic_plan")
-        connection.execute(f"prepare hot as {text}")
+        connection.execute(f"prepare hot as {text.decode()}")
         connection.execute(call([]))  # the plan is made here, for an empty table
         db.execute(
             "insert into pgscheduler_jobs (name, run_at, scheduled_at, created_at, priority, state, token, claimed_at, node_id)"

@@ -192,9 +192,9 @@ class World:
 
 
 @pytest.mark.slow
-def test_verbs_and_runs_do_what_the_model_says(dsn: str) -> None:
+def test_verbs_and_runs_do_what_the_model_says(dsn: str, direct_dsn: str) -> None:
     """Whatever is said and done in whatever order, each job's row and history are as the model predicts."""
-    connection = psycopg.connect(dsn, autocommit=True)
+    connection = psycopg.connect(direct_dsn, autocommit=True)
     worlds: list[Counter[str]] = []
 
     class Machine(RuleBasedStateMachine):

@@ -30,6 +30,7 @@ from pgscheduler import (
 )
 from tests.engine.conftest import Call, Gate, Quiet
 from tests.support import eventually
+from tests.support.pooler import needs_notifications
 from tests.support.postgres import terminate_backends
 
 HOUR = timedelta(hours=1)
@@ -441,12 +442,14 @@ def test_scheduler_max_running_jobs(dsn: str, scheduler_on: Any, gate: Gate) -> 
     eventually(lambda: scheduler.node_stats()["held"] == 0)
 
 
+@needs_notifications
 def test_pgln_job_ready_notification(dsn: str, scheduler_on: Any) -> None:
     """TestPGLNJobReadyNotification. With a poll of 100 s a job runs within five seconds after schedule, by any process."""
     node = scheduler_on(dsn, start=True, job_check_interval=100, register=(Call(JobConfig(name="test_job")),))
     assert node.wait(scheduler_on(dsn).enqueue("test_job"), 5).state is JobState.COMPLETED
 
 
+@needs_notifications
 def test_pgln_cancel_notification(dsn: str, scheduler_on: Any, gate: Gate) -> None:
     """TestPGLNCancelNotification. With long intervals a cancel reaches the run within five seconds."""
     node = scheduler_on(
@@ -458,6 +461,7 @@ def test_pgln_cancel_notification(dsn: str, scheduler_on: Any, gate: Gate) -> No
     assert node.wait(record, 5).state is JobState.CANCELLED
 
 
+@needs_notifications
 def test_pgln_out_of_sync(dsn: str, scheduler_on: Any) -> None:
     """TestPGLNOutOfSync. After every backend was terminated, what is stored meanwhile and afterwards still runs soon."""
     node = scheduler_on(dsn, start=True, job_check_interval=100, register=(Call(JobConfig(name="test_job")),))

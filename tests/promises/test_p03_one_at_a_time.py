@@ -64,11 +64,11 @@ def test_a_running_job_is_not_claimed_again(dsn: str, client: Scheduler, db: Con
     store = Store(dsn, Names("public", "pgscheduler_"))
     with store.connect() as connection:
         request = ClaimRequest(10, ["plain"], {}, True)
-        first = store.cycle(connection, str(uuid.uuid4()), [], [], [], request, new_token())
-        second = store.cycle(connection, str(uuid.uuid4()), [], [], [], request, new_token())
+        first = store.claim(connection, str(uuid.uuid4()), request, new_token())
+        second = store.claim(connection, str(uuid.uuid4()), request, new_token())
 
-    assert ([job.id], []) == ([claim.id for claim in first.claims], second.claims)
-    assert first.claims[0].token == live(db, job.id)["token"]  # type: ignore[index]
+    assert ([job.id], []) == ([claim.id for claim in first], second)
+    assert first[0].token == live(db, job.id)["token"]  # type: ignore[index]
 
 
 def test_two_claims_at_the_same_moment_share_nothing(dsn: str, client: Scheduler) -> None:

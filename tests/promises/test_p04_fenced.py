@@ -302,7 +302,7 @@ def store(dsn: str) -> Store:
 
 def claim_one(store: Store, connection: Connection, name: str = "held") -> Claim:
     request = ClaimRequest(1, [name], {}, True)
-    (claim,) = store.cycle(connection, str(uuid.uuid4()), [], [], [], request, new_token()).claims
+    (claim,) = store.claim(connection, str(uuid.uuid4()), request, new_token())
     return claim
 
 
@@ -336,7 +336,7 @@ def test_finish_is_fenced(node: Scheduler, store: Store, db: Connection, move: s
         taken = steal(db, job)
         late = MOVES[move](claim)
         late.logs = [{"at": 0.0, "level": "info", "event": "late", "fields": None}]
-        store.cycle(connection, THIEF, [], [late], [], None, 0)
+        store.finish(connection, [late])
 
     assert (taken, (0, 0)) == (live(db, job), records(db))
 
@@ -347,7 +347,7 @@ def test_complete_is_fenced(node: Scheduler, store: Store, db: Connection) -> No
     with store.connect() as connection:
         claims = [claim_one(store, connection), claim_one(store, connection)]
         taken = steal(db, lost)
-        store.cycle(connection, THIEF, [(claim, 0.0, 1.0) for claim in claims], [], [], None, 0)
+        store.complete(connection, [(claim, 0.0, 1.0) for claim in claims])
 
     assert taken == live(db, lost)
     assert ([], [("completed", claims[1].token)]) == (history(db, lost), history(db, kept))
@@ -361,7 +361,7 @@ def test_note_is_fenced(node: Scheduler, store: Store, db: Connection) -> None:
         claim = claim_one(store, connection)
         taken = steal(db, job)
         note = {"id": job, "token": claim.token, "progress": {"done": 1}, "logs": [line]}
-        store.cycle(connection, THIEF, [], [], [note], None, 0)
+        store.finish(connection, [], [note])
 
     assert (taken, (0, 0)) == (live(db, job), records(db))
 
@@ -376,7 +376,7 @@ def test_heartbeat_is_fenced(node: Scheduler, store: Store, db: Connection) -> N
         taken = steal(db, job)
         others = store.heartbeat(connection, description, [claim])
 
-    assert ({job: (claim.token, False)}, {}) == (own, others)
+    assert ({job: (claim.token, False, True)}, {}) == (own, others)
     assert taken == live(db, job)
 
 
@@ -390,7 +390,7 @@ def test_the_other_statements_of_a_run_are_fenced(
         claim = claim_one(store, connection)
         (owner,) = db.execute("select node_id from pgscheduler_jobs where id = %s", [job]).fetchone()  # type: ignore[misc]
         taken = steal(db, job)
-        values = {"id": job, "token": claim.token, "result": None, "node": owner}
+        values = {"id": job, "token": claim.token, "result": None, "occurrence": None, "node": owner}
         found = connection.execute(store.sql[statement], values).fetchall()
         # The same node may hold the next claim; its name alone proves nothing.
         db.execute("update pgscheduler_jobs set node_id = %s where id = %s", [owner, job])
@@ -413,7 +413,7 @@ def test_an_old_and_a_new_outcome_in_one_write_are_told_apart(
         moves = [
             states.ended(c, Outcome.COMPLETED, 0.0, 1.0, result=c is new, logs=[line]) for c in (old, new)
         ]
-        store.cycle(connection, THIEF, [], moves if first == "old" else moves[::-1], [], None, 0)
+        store.finish(connection, moves if first == "old" else moves[::-1])
 
     written = db.execute("select token, result from pgscheduler_runs").fetchall()
     lines = db.execute("select token from pgscheduler_run_logs").fetchall()

@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
 from pgscheduler import Job, JobConfig, Scheduler
-from tests.promises.node_scripts import create_ledger, history, live, quiet_config, start_node
+from tests.promises.node_scripts import create_ledger, history, live, quiet_config, start_node, travel
 from tests.support.processes import NodeProcess
 from tests.support.proxy import Proxy
 
@@ -203,3 +203,33 @@ def test_a_healthy_node_is_never_fenced_by_its_own_jobs(
     assert told == []
     assert row is not None
     assert patient.contexts[0].token == row["token"]
+
+
+def test_a_run_that_is_lost_while_its_occurrence_is_written_is_not_begun(
+    node: Scheduler, dsn: str, db: Connection, eventually: Callable[..., Any]
+) -> None:
+    """To write which of the missed occurrences runs can take longer than a claim lasts: nothing begins on that claim."""
+    begun: list[tuple[str | None, datetime]] = []
+
+    class Hourly(Job):
+        def run(self, ctx: Any) -> None:
+            begun.append((ctx.cancel_reason, ctx.scheduled_at))
+
+    record = node.schedule(Hourly(JobConfig.recurring("hourly", "0 * * * *")))
+    travel(db, record.scheduled_at - datetime.now(UTC) + timedelta(hours=10))
+    db.execute(
+        "create function dawdle() returns trigger language plpgsql as"
+        " $$ begin perform pg_advisory_xact_lock(5); return new; end $$"
+    )
+    db.execute(
+        "create trigger dawdle before insert on pgscheduler_runs for each row"
+        " when (new.outcome = 'skipped') execute function dawdle()"
+    )
+    with psycopg.connect(dsn) as connection:
+        connection.execute("select pg_advisory_xact_lock(5)")
+        node.start()
+        eventually(lambda: node.node_stats()["lost"], describe="the claim is lost")
+    reason, occurrence = eventually(lambda: begun)[0]
+
+    assert reason is None
+    assert occurrence > record.scheduled_at

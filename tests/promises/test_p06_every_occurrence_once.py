@@ -239,6 +239,62 @@ def test_a_process_that_dies_while_catching_up_loses_no_record(node: Scheduler, 
     assert db.execute(ends).fetchall() == [("stalled",), ("completed",)]
 
 
+@pytest.mark.parametrize("policy", [{}, {"misfire": "run_all", "catchup": 3}])
+def test_a_catch_up_that_stalls_is_tried_again_for_its_own_occurrence(
+    node: Scheduler, dsn: str, db: Connection, policy: dict[str, Any]
+) -> None:
+    """The row says which of the missed ones runs before it begins, so whoever takes it over runs the same."""
+    schedule = Cron("* * * * *")
+    tries: list[tuple[int, datetime]] = []
+    later: list[datetime] = []
+
+    def stall(ctx: Any) -> None:
+        tries.append((ctx.attempt, ctx.scheduled_at))
+        if len(tries) == 1:
+            later.append(
+                after(db, ctx.scheduled_at + 20 * MINUTE)
+            )  # nobody has heard of this node for as long
+            with Scheduler(quiet_config(dsn)) as other:
+                other.register(Minutely(config, stall))
+                assert other.run_pending(1).claimed == 1
+
+    config = JobConfig.recurring("minutely", schedule, **policy)
+    record = node.schedule(Minutely(config, stall))
+    expected = every(schedule, record.scheduled_at, after(db, record.scheduled_at + 10 * MINUTE))
+    assert node.run_pending(1).claimed == 1
+
+    chosen = expected[-3] if policy else expected[-1]
+    assert tries == [(1, chosen), (2, chosen)]
+    lines = db.execute(
+        "select scheduled_at, outcome, attempt from pgscheduler_runs where outcome <> 'skipped' order by attempt"
+    ).fetchall()
+    assert lines == [(chosen, "stalled", 1), (chosen, "completed", 2)]
+    counted = accounted(db, record.id, schedule)
+    assert all(counted[occurrence] == 1 for occurrence in every(schedule, expected[0], chosen))
+
+
+def test_a_catch_up_that_cannot_be_written_is_not_begun(node: Scheduler, db: Connection) -> None:
+    """The job goes back untouched, and runs when the row can be written again."""
+    job = Minutely(JobConfig.recurring("minutely", "* * * * *"))
+    record = node.schedule(job)
+    after(db, record.scheduled_at + 10 * MINUTE)
+    db.execute(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise 'not now'; end $$"
+    )
+    db.execute(
+        "create trigger refuse before insert on pgscheduler_runs for each row execute function refuse()"
+    )
+    assert node.run_pending().completed == 0
+    db.execute("drop trigger refuse on pgscheduler_runs")
+
+    assert job.ran == []
+    row = live(db, record.id)
+    assert row is not None
+    assert (row["state"], row["stalls"], row["failures"]) == ("pending", 0, 0)
+    assert node.run_pending().completed == 1
+    assert len(job.ran) == 1
+
+
 @pytest.mark.parametrize("overdue", [False, True])
 def test_a_redeploy_with_the_same_schedule_postpones_nothing(dsn: str, db: Connection, overdue: bool) -> None:
     """Scheduling an unchanged job again, by a new process, keeps its next occurrence, even one that is overdue."""

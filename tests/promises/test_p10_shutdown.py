@@ -258,16 +258,16 @@ def test_a_claim_that_is_under_way_when_the_shutdown_begins_is_released(
     node = Scheduler(config(dsn))
     node.init()
     asked, go_on = threading.Event(), threading.Event()
-    cycle = node._store.cycle
+    claim = node._store.claim
 
     def slow(*args: Any) -> Any:
-        answer = cycle(*args)
-        if answer.claims:
+        claims = claim(*args)
+        if claims:
             asked.set()
             go_on.wait(20)
-        return answer
+        return claims
 
-    node._store.cycle = slow  # type: ignore[method-assign]
+    node._store.claim = slow  # type: ignore[method-assign]
     job = node.schedule(Quick())
     node.start()
     assert asked.wait(10)

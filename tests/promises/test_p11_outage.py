@@ -15,8 +15,11 @@ from pgscheduler import Backoff, Job, JobConfig, JobState, Scheduler, SchedulerC
 from tests.support.postgres import apply_schema, execute, terminate_backends
 
 SILENT = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(50))
-LOOPS = {"heartbeat", "fence", "dispatcher", "maintenance", "listener"}
+LOOPS = {"heartbeat", "fence", "dispatcher", "recorder", "maintenance", "listener"}
 LOAD = 3000  # jobs
+SOON = (
+    10.0  # seconds until work flows again; the longest pause of a loop is two, a slow machine takes the rest
+)
 
 
 def config(dsn: str, **more: Any) -> SchedulerConfig:
@@ -171,6 +174,38 @@ def test_a_short_restart_over_and_over_is_survived(
     busy.assert_survived(eventually)
 
 
+def test_the_longest_outage_is_over_as_soon_as_a_short_one(
+    dsn: str, proxy_to: Any, load: Callable[..., Load], eventually: Any
+) -> None:
+    """However often they have failed meanwhile, within seconds of the database's return all loops work again, outcomes
+    are written and verbs are answered: no pause between two tries grows with the outage."""
+    proxy = proxy_to(dsn)
+    busy = load(proxy.dsn, dsn)
+    proxy.refuse()
+
+    def failed_often() -> bool:
+        # The dispatcher claims nothing while outcomes cannot be written, so it has nothing to fail at.
+        for name in ("recorder", "heartbeat", "maintenance", "listener"):
+            busy.node._node.loops[name].wake()  # its pause is over: an outage of hours in a moment
+        return all(busy.loops()[name]["failures"] > 15 for name in ("recorder", "heartbeat", "listener"))
+
+    eventually(failed_often, timeout=60, describe=lambda: f"many failures: {busy.loops()}")
+    recorded = busy.node.node_stats()["recorded"]
+    proxy.heal()
+    began = time.monotonic()
+
+    eventually(lambda: busy.node.node_stats()["recorded"] > recorded, timeout=SOON)
+    eventually(
+        lambda: all(loop["failures"] == 0 for loop in busy.loops().values()),
+        timeout=began + SOON - time.monotonic(),
+        describe=lambda: f"no loop to be failing: {busy.loops()}",
+    )
+    assert busy.node.jobs(limit=1)
+    assert time.monotonic() - began < SOON
+
+    busy.assert_survived(eventually)
+
+
 def test_an_administrator_who_terminates_all_backends_is_survived(
     dsn: str, load: Callable[..., Load], eventually: Any
 ) -> None:
@@ -196,9 +231,7 @@ def test_a_network_that_is_gone_for_a_while_is_survived(
     getattr(proxy, trouble)()
     if trouble == "refuse":
         eventually(
-            lambda: (
-                busy.loops()["dispatcher"]["failures"] >= 3 and busy.loops()["heartbeat"]["failures"] >= 3
-            ),
+            lambda: busy.loops()["recorder"]["failures"] >= 3 and busy.loops()["heartbeat"]["failures"] >= 3,
             timeout=40,
         )
     else:
@@ -233,8 +266,9 @@ def test_an_outcome_whose_commit_answer_was_lost_is_neither_lost_nor_doubled(
         assert job.started.wait(10)
         # The first round of maintenance makes partitions: cut off in the middle, it would hold a lock on history.
         eventually(lambda: node.node_stats()["loops"]["maintenance"]["last_success_seconds"] is not None)
-        # The dispatcher sleeps, so that the next thing it sends is the outcome.
+        # The dispatcher sleeps and the recorder's connection is ready, so that the next thing sent is the outcome.
         eventually(lambda: (node._node.dispatcher._look_at or 0) > time.monotonic() + 5)
+        eventually(lambda: node.node_stats()["loops"]["recorder"]["last_success_seconds"] is not None)
         proxy.stall("down")  # requests arrive, answers do not
         job.release.set()
         eventually(

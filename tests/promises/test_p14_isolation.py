@@ -52,7 +52,7 @@ def pair(request: Any, empty_dsn: str) -> Iterator[tuple[Scheduler, Scheduler]]:
                 logger=SILENT,
                 run_immediately=True,
                 heartbeat_interval=0.3,
-                no_heartbeat_timeout=1.5,
+                no_heartbeat_timeout=20,  # a tenth of it is what a chore may stand still on a busy machine
                 shutdown_timeout=5,
             )
             made.append(stack.enter_context(Scheduler(config)))

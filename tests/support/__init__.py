@@ -5,16 +5,24 @@ Node scripts import from here too, so nothing in this package imports pytest at 
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["ROOT", "eventually"]
+__all__ = ["ROOT", "Terminal", "eventually"]
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 
 T = TypeVar("T")
+
+
+class Terminal(io.StringIO):
+    """Standard input with somebody before it, who types this: `monkeypatch.setattr("sys.stdin", Terminal("y\\n"))`."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def eventually(predicate: Callable[[], T], timeout: float = 10.0, describe: object = "") -> T:

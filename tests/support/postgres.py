@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -159,6 +160,32 @@ class PrivateServer(EmbeddedPostgres):
         self.down(mode)
         time.sleep(seconds)
         self.up()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Every process of the server stands still in this block: connections stay, and nothing is answered."""
+        stopped = self._family()
+        try:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def _family(self) -> list[int]:
+        """The postmaster and its children."""
+        if self.pid is None:
+            return []
+        found = [self.pid]
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == self.pid:
+                        found.append(int(entry.name))
+        return found
 
     def terminate_backends(self, dsn: str | None = None) -> int:
         """Cut every other connection to a database (default: `postgres`)."""

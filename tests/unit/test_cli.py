@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import structlog
 
+from pgscheduler import cli
 from pgscheduler.cli import main, one_line, printable
+from pgscheduler.cli._serve import port_of
 from tests.support import ROOT
 
 COMMAND = [sys.executable, "-m", "pgscheduler"]
@@ -39,7 +41,7 @@ def spawn(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     [
         ([], 2, "usage"),
         (["frobnicate"], 2, "usage"),
-        (["jobs"], 2, "--dsn.*PGSCHEDULER_DSN"),
+        (["jobs"], 1, "--dsn.*PGSCHEDULER_DSN"),
         (["jobs", "--dsn", ""], 2, "dsn.*empty"),
         (["jobs", "--dsn", "nonsense"], 2, "dsn.*invalid"),
         (["jobs", "--dsn", "host=x", "--table-prefix", "a-b"], 2, "table_prefix"),
@@ -61,6 +63,7 @@ def spawn(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         (["cron", "* * * * *", "--timezone", "Nope/Nope"], 2, "time zone.*Nope"),
         (["cron", "* * * * *", "--from", "noon"], 2, "--from.*ISO"),
         (["run", "no_such_module_here"], 1, "cannot import.*no_such_module_here"),
+        (["run", "jobs.yaml"], 1, "cannot import.*--config jobs.yaml"),
         (["run", "json:nothing"], 1, "cannot import.*nothing.*json"),
         (["run", "json:decoder"], 1, "cannot import.*decoder.*json"),
         (["run", "json:JSONDecoder"], 1, "cannot import.*JSONDecoder.*json"),
@@ -118,8 +121,14 @@ def test_help_documents_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> No
 
     said = capsys.readouterr().out
     for word in ("demo", "run", "migrate", "jobs", "runs", "nodes", "cancel", "pause", "resume", "trigger",
-                 "delete", "logs", "stats", "enqueue", "cron", "  0 ", "  1 ", "  2 ", "  130 "):  # fmt: skip
+                 "delete", "logs", "stats", "doctor", "enqueue", "cron", "  0 ", "  1 ", "  2 ", "  130 "):  # fmt: skip
         assert word in said
+
+
+def test_every_file_of_commands_is_loaded() -> None:
+    """A file with commands that is not listed would be no command at all."""
+    files = Path(cli.__file__).parent.glob("[!_]*.py")
+    assert sorted(file.stem for file in files) == sorted(cli.MODULES)
 
 
 def test_a_closed_pipe_is_no_error() -> None:
@@ -198,6 +207,12 @@ def test_stored_text_cannot_move_the_cursor() -> None:
     """Control characters that a job left in an error or a log line are escaped."""
     assert one_line("a\x1b[2Jb\nc\u202e") == "a\\x1b[2Jb c\\u202e"
     assert printable("a\x1b\nb\r") == "a\\x1b\nb\\r"
+
+
+def test_each_process_has_a_port_of_its_own() -> None:
+    """They count up; 0 stays any free one, and none stays none."""
+    assert [port_of(3000, place) for place in range(3)] == [3000, 3001, 3002]
+    assert (port_of(0, 2), port_of(None, 2)) == (0, None)
 
 
 # --- cron ----------------------------------------------------------------------------------------------

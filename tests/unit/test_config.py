@@ -31,8 +31,11 @@ DEFAULTS: dict[str, Any] = {
     "shutdown_timeout": timedelta(seconds=30),
     "failed_and_completed_one_time_job_interval": timedelta(hours=1),
     "history_retention": timedelta(days=30),
-    "notification_debounce_interval": timedelta(milliseconds=20),
+    "history_keep_completed": None,
+    "history_keep_failed": None,
+    "notification_debounce_interval": timedelta(milliseconds=5),
     "listen": True,
+    "listen_dsn": None,
     "prepared_statements": True,
     "connect_timeout": timedelta(seconds=5),
     "max_parameters_bytes": 65536,
@@ -192,7 +195,7 @@ def test_from_env_reads_every_kind() -> None:
 
 def test_from_env_reads_every_setting() -> None:
     """No setting is out of the environment's reach, but for the two that are objects."""
-    texts = {"dsn": DSN, "schema": "jobs", "table_prefix": "shop_"}
+    texts = {"dsn": DSN, "listen_dsn": DSN, "schema": "jobs", "table_prefix": "shop_"}
     for item in dataclasses.fields(SchedulerConfig):
         if item.name in ("pool", "logger"):
             continue
@@ -202,6 +205,8 @@ def test_from_env_reads_every_setting() -> None:
             text, expected = str(item.default.total_seconds() * 1.5), item.default * 1.5
         elif isinstance(item.default, int):
             text, expected = str(item.default + 1), item.default + 1
+        elif str(item.type).startswith("int"):
+            text, expected = "7", 7
         else:
             text = expected = texts[item.name]
         environment = {"PGSCHEDULER_DSN": DSN, f"PGSCHEDULER_{item.name.upper()}": text}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,17 +21,20 @@ from pgscheduler import (
     Retry,
     Snooze,
 )
-from pgscheduler._registry import Registered
-from pgscheduler._runner import (
+from pgscheduler._decide import (
     Plan,
     ProcessDiedError,
     RemoteError,
     Verdict,
     _misfire,
-    _prepare,
     decide,
     following,
+    prepare,
 )
+from pgscheduler._ledger import Ledger
+from pgscheduler._registry import Registered, Registry
+from pgscheduler._runner import Runner
+from pgscheduler.clock import elapsed
 from pgscheduler.job import policy_of
 from pgscheduler.states import Claim, Ended
 
@@ -220,6 +223,23 @@ def test_following_records_what_the_run_ran_over(minutes: int, lines: int) -> No
     assert skipped[-1]["scheduled_at"] == (NOON + minutes * MINUTE).isoformat()
 
 
+@pytest.mark.parametrize("misfire", ["run_once", "skip"])
+def test_an_interval_keeps_its_phase(misfire: str) -> None:
+    """A run that goes on beyond the next occurrences does not begin the interval anew at its end."""
+    policy = policy_of(f'{{"misfire":"{misfire}"}}')
+    found, _ = following(Every(2 * MINUTE), policy, NOON, NOON + timedelta(minutes=3, seconds=7))
+    assert found == NOON + 4 * MINUTE
+
+
+def test_an_interval_keeps_its_phase_when_it_is_skipped() -> None:
+    """Occurrences that are passed over as misfires do not begin the interval anew either."""
+    late_by = NOON + 7.5 * MINUTE
+    case = plan(schedule=Every(2 * MINUTE), claimed_at=late_by, misfire="skip", misfire_grace=MINUTE)
+    end = _misfire(case)
+    assert end is not None
+    assert (end.outcome, end.next_at) == (None, NOON + 8 * MINUTE)
+
+
 def test_following_with_run_all() -> None:
     """A job that wants every occurrence gets the very next one, however late."""
     assert following(Every(MINUTE), policy_of('{"misfire":"run_all"}'), NOON, NOON + 10 * MINUTE) == (
@@ -289,18 +309,6 @@ def test_the_retry_of_an_occurrence_is_not_a_misfire(counts: dict[str, int]) -> 
 
 
 @pytest.mark.parametrize(
-    "verdict", [Verdict(Snooze(60)), Verdict(error=ProcessDiedError("gone")), Verdict(error=BOOM)]
-)
-def test_skipped_occurrences_are_recorded_whatever_the_run_does(verdict: Verdict) -> None:
-    """What was skipped before a run is on record also when that run snoozes, dies or fails."""
-    case = late(3, retries=1)
-    assert _misfire(case) is None
-    end = decide(case, None, False, verdict, 0.0, 1.0)
-    assert len(end.skipped) == 3
-    assert end.scheduled_at == NOON + 3 * MINUTE
-
-
-@pytest.mark.parametrize(
     ("case", "expected"),
     [
         ({"done": True}, (Outcome.COMPLETED, "completed by its transaction")),
@@ -312,12 +320,27 @@ def test_skipped_occurrences_are_recorded_whatever_the_run_does(verdict: Verdict
 )
 def test_settled_before_any_code_runs(case: dict[str, Any], expected: tuple[Any, ...]) -> None:
     """Done, cancelled, stalled too often, expired: settled without a run, with the reason."""
-    end = _prepare(plan(**case))
+    end = prepare(plan(**case))
     assert end is not None
     assert (end.outcome, end.reason, end.ends, end.started) == (*expected, True, None)
+
+
+@pytest.mark.parametrize(("unproven", "begun"), [(1.9, True), (2.1, False)])
+def test_a_claim_that_others_may_have_is_not_begun(unproven: float, begun: bool) -> None:
+    """After a freeze a run is given back, not begun, even if its slot wakes up before the fence does."""
+    reported: list[Any] = []
+    registry = Registry()
+    registry.register(Nothing())
+    ledger = Ledger(no_heartbeat_timeout=2.5, heartbeat_interval=0.5)
+    report = lambda claim, end: reported.append(end)  # noqa: E731
+    runner = Runner(registry, cast(Any, None), None, report, ledger.outlived, cast(Any, None))
+    claim = plan().claim
+    claim.beaten_at = elapsed() - unproven
+    assert (runner.plan(claim) is not None) is begun
+    assert [(end.outcome, end.ends) for end in reported] == ([] if begun else [(None, False)])
 
 
 @pytest.mark.parametrize("case", [{}, {"stalls": 2}, {"expires_in": MINUTE, "claimed_at": NOON + MINUTE}])
 def test_the_common_claim_falls_through(case: dict[str, Any]) -> None:
     """Nothing to settle: the claim is to run."""
-    assert _prepare(plan(**case)) is None
+    assert prepare(plan(**case)) is None

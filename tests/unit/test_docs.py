@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import pgscheduler
-from pgscheduler import Backoff, Cron, InvalidCronError, JobConfig, Outcome, SchedulerConfig
+from pgscheduler import Backoff, Cron, InvalidCronError, JobConfig, Outcome, Scheduler, SchedulerConfig
 from tests.support import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,6 +92,14 @@ def test_outcomes() -> None:
     assert [row[0] for row in table(section("Jobs"), "outcome")] == [f"`{outcome}`" for outcome in Outcome]
 
 
+def test_verbs() -> None:
+    """The table of verbs has every method of a scheduler but those of its own life."""
+    named = re.findall(r"`(\w+)`", " ".join(row[0] for row in table(section("Jobs"), "verb")))
+    life = {"init", "start", "shutdown", "abandon", "wait_for_signal"}
+    methods = {n for n in dir(Scheduler) if not n.startswith("_") and callable(getattr(Scheduler, n))}
+    assert sorted(named) == sorted(methods - life)
+
+
 def test_commands() -> None:
     """The table of commands has those that exist: a new one is written down, or fails here."""
     click = pytest.importorskip("click")
@@ -104,7 +112,8 @@ def test_commands() -> None:
     # `--json` is promised for each, and the arguments are spelt as the command spells them.
     for (signature, _), name in zip(rows, named, strict=True):
         command = group.commands[name]
-        assert any("--json" in parameter.opts for parameter in command.params), name
+        for one in command.commands.values() if isinstance(command, click.Group) else [command]:
+            assert any("--json" in parameter.opts for parameter in one.params), (name, one.name)
         arguments = [p for p in command.params if isinstance(p, click.Argument) and p.required]
         assert signature.strip("`").split()[1:] == [a.metavar or (a.name or "").upper() for a in arguments]
 
@@ -113,7 +122,7 @@ def test_the_two_commands() -> None:
     """The two lines that a newcomer copies are there, word for word."""
     assert code("sh")[:2] == [
         'python3 -m venv .venv && .venv/bin/pip install -e ".[all]" && .venv/bin/pgscheduler demo\n',
-        'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/pytest\n',
+        'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/pytest -n 3\n',
     ]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {"all", "test", "cli", "embedded"} <= set(project["optional-dependencies"])

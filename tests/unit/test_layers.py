@@ -14,33 +14,36 @@ PACKAGE = Path(pgscheduler.__file__).parent
 #: Each module's layer; a package's entry holds for all that is in it. An import goes to a lower number only.
 LEVEL = {
     # the public surface
-    "__init__": 14, "__main__": 14,
+    "__init__": 15, "__main__": 15,
     # a human, a browser
-    "cli": 13, "web": 13,
+    "cli": 14,
     # a program to watch
-    "demo": 12,
+    "demo": 13, "web": 13,
     # a test, a laptop, a file
-    "testing": 11, "embedded": 11, "definitions": 11,
-    # the verbs
-    "scheduler": 10,
-    # builds, starts, stops
-    "_node": 9,
-    # database and workers
-    "_dispatcher": 8,
-    # threads, asyncio; the caller's verbs
-    "_executors": 7, "client": 7,
+    "testing": 12, "embedded": 12, "bench": 13, "definitions": 12, "doctor": 12, "metrics": 12,
+    # a node with its verbs
+    "scheduler": 11,
+    # builds, starts, stops; the verbs with their promises
+    "_node": 10, "_verbs": 9,
+    # database and workers; templates of jobs
+    "_dispatcher": 9, "_recorder": 7, "templates": 8,
+    # threads, asyncio; what the verbs do
+    "_executors": 8, "client": 7,
     # processes; kinds of jobs
-    "_processes": 6, "jobs": 6,
+    "_processes": 7, "jobs": 6,
     # one claim, one outcome; what a run may ask
-    "_runner": 5,
+    "_runner": 6, "_decide": 5,
     "_registry": 4, "_context": 4, "_transaction": 5,
+    # what a source declares, and doing it
+    "_declared": 4, "_apply": 5,
     # what users subclass; side loops
     "job": 3, "config": 3, "_heartbeat": 4, "_maintenance": 3, "_listener": 3, "records": 3,
     "_subscribers": 3,
-    # policies; claims held; all SQL
-    "_store": 2, "_migrate": 2, "_ledger": 2, "events": 2, "schedule": 2, "retry": 2, "signals": 2, "_foreign": 2,
+    # policies; claims held; all SQL; settings from outside
+    "_settings": 2, "_store": 2, "_migrate": 2, "_ledger": 2, "events": 2, "schedule": 2, "retry": 2, "signals": 2, "_foreign": 2,
+    "_observer": 2,
     # words, and one thread class
-    "_sql": 1, "_check": 1, "_cron": 1, "_json": 1, "states": 1, "_loops": 1,
+    "_schema": 1, "_sql": 1, "_check": 1, "_hosts": 1, "_marks": 1, "_cron": 1, "_json": 1, "states": 1, "_loops": 1,
     "errors": 0, "clock": 0, "_version": 0,
 }  # fmt: skip
 MODULES = sorted(file.relative_to(PACKAGE) for file in PACKAGE.rglob("*.py"))

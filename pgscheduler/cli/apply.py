@@ -1,0 +1,60 @@
+"""`pgscheduler apply`: make the jobs of a source what its file says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pgscheduler import definitions
+
+from ._group import cli
+from ._options import client, confirm, database_options, debug_option, finite, json_option
+from ._output import one_line, say_json
+from .plan import file_options, plan_document, say_changes
+
+__all__ = ["apply"]
+
+
+@cli.command()
+@file_options
+@click.option("--yes", is_flag=True, help="Do not ask before jobs that left the file are retired.")
+@click.option(
+    "--wait",
+    type=float,
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for jobs that must change and run.",
+)
+@database_options
+@json_option
+@debug_option
+def apply(
+    file: str, source: str | None, yes: bool, wait: float, where: dict[str, Any], as_json: bool
+) -> None:
+    """Make the jobs of a definitions FILE exist as it says.
+
+    In one transaction. Jobs that left the file are retired: deleted, while their history stays. Asks first.
+    """
+    wanted = definitions.load(file, source)
+    with client(where) as scheduler:
+        retire: bool | frozenset[int] = True
+        if not yes:
+            leaving = scheduler.plan(wanted).of("retire")
+            # Only what was shown: somebody else may apply another file of this source meanwhile.
+            retire = frozenset(change.id for change in leaving if change.id is not None)
+            if leaving:
+                _confirm([f"{change.name}/{change.key}" for change in leaving])
+        done = scheduler.apply(wanted, retire=retire, wait=finite(wait))
+    if as_json:
+        say_json(plan_document(done))
+    else:
+        say_changes(done, done.changes)
+
+
+def _confirm(labels: list[str]) -> None:
+    shown = ", ".join(map(one_line, labels[:20])) + (
+        f" and {len(labels) - 20} more" if len(labels) > 20 else ""
+    )
+    confirm(f"Retire {len(labels)} jobs that are not in the file ({shown})?", "nothing was applied")

@@ -1,0 +1,62 @@
+"""What a source declares: `plan` and `apply`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from datetime import timedelta
+
+from pgscheduler import _check as check
+from pgscheduler._apply import Apply, MovedError
+from pgscheduler._declared import Definitions, Plan
+from pgscheduler.clock import monotonic, uniform
+from pgscheduler.errors import InvalidTypeError, JobRunningError
+
+from ._storing import Storing
+
+__all__ = ["Declaring"]
+
+
+class Declaring(Storing):
+    """Makes jobs what somebody declares."""
+
+    def plan(self, definitions: Definitions) -> Plan:
+        """See `Scheduler.plan`."""
+        return self.store.using(self._apply(definitions, True).plan)
+
+    def apply(
+        self,
+        definitions: Definitions,
+        *,
+        retire: bool | Collection[int] = True,
+        wait: timedelta | float = 10.0,
+    ) -> Plan:
+        """See `Scheduler.apply`."""
+        deadline = monotonic() + check.duration("wait", wait, zero=True).total_seconds()
+        chosen = retire if isinstance(retire, bool) else frozenset(_identifiers("retire", retire))
+        while True:
+            try:
+                done = self._write(self._apply(definitions, chosen).run)
+                break
+            except (JobRunningError, MovedError) as error:
+                if monotonic() >= deadline and isinstance(error, JobRunningError):
+                    raise
+                time.sleep(0.1 * uniform(0.8, 1.2))
+        for change in done.of("retire"):
+            self.registry.forget(change.name, change.key)
+        if done.changes:
+            self.hint("due")
+        if any(change.running for change in done.of("retire")):
+            self.hint("cancel")
+        return done
+
+    def _apply(self, definitions: Definitions, retire: bool | frozenset[int]) -> Apply:
+        if not isinstance(definitions, Definitions):
+            raise InvalidTypeError("definitions", definitions, "must be Definitions")
+        return Apply(self.store.sql, self.names, definitions, self._values, retire)
+
+
+def _identifiers(field: str, given: Collection[int]) -> Iterable[int]:
+    if isinstance(given, str | bytes) or not isinstance(given, Collection):
+        raise InvalidTypeError(field, given, "must be a bool, or a collection of job ids")
+    return [check.integer(field, one, 1, 2**63 - 1) for one in given]

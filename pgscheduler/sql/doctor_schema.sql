@@ -1,0 +1,2 @@
+-- The schema's version.
+select max(version) as version from {migrations}

@@ -1,0 +1,284 @@
+"""`/api/v1/jobs`: what can be said about jobs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Annotated, Any, Literal
+
+from fastapi import Body, Request, Response
+from fastapi import Query as InQuery
+from pydantic import Field
+
+from pgscheduler import errors as e
+from pgscheduler.records import JobRecord
+from pgscheduler.retry import Backoff
+from pgscheduler.scheduler import Scheduler
+
+from ._audit import about
+from ._bodies import HTTP_JOB, ChangeBody, CronServiceJob, JobBody, JobChange, NewJob, payload_of, schedule_of
+from ._common import LINKS, JobId, NoQuery, Open, Page, router
+from ._errors import ApiError, answers, or_missing
+from ._fields import Answer, Flag, Id, Limit, Name, Offset, Query
+from ._show import JobAnswer, refuse_hidden
+
+__all__ = ["jobs"]
+
+jobs = router("jobs", "/api/v1/jobs")
+
+ATTEMPTS = 3  # of a Cron Service job; each again twice as long after the one before
+BACKOFF = Backoff(initial=Backoff().initial * 5)
+
+
+class JobFilter(Query):
+    """Each counts only if it is given."""
+
+    jobId: Id | None = Field(  # noqa: N815 - Cron Service's
+        default=None, description="Only this one; 404 if there is none."
+    )
+    job_id: Id | None = Field(default=None, description="The same as `jobId`.")
+    name: Name | None = Field(default=None, description="The registered name: `job` in the answer.")
+    key: Name | None = None
+    state: Literal["pending", "running", "paused"] | None = None
+    recurring: Flag | None = None
+    due: Flag | None = Field(default=None, description="Waiting, and its time has come.")
+    search: Name | None = Field(
+        default=None, description="A part of the name or key, in any case of letters."
+    )
+    limit: Limit = 100
+    offset: Offset = 0
+
+
+class JobMade(Answer):
+    """A job was stored."""
+
+    message: str
+    job: JobAnswer
+
+
+class Said(Answer):
+    """What was done."""
+
+    message: str
+    id: int
+    result: Literal["cancelled", "requested", "deleted"]
+
+
+class Place(Answer):
+    """Which place a job has among those that wait."""
+
+    id: int
+    position: int | None = Field(description="From 1; null if it runs, is paused or has ended.")
+
+
+def found(scheduler: Scheduler, job_id: int) -> JobRecord:
+    """The job, or the answer that there is none, in Cron Service's words."""
+    with _or_missing(job_id):
+        return scheduler.get_job(job_id)
+
+
+def _or_missing(job_id: int) -> AbstractContextManager[None]:
+    return or_missing(e.JobNotFoundError, f"Job with ID {job_id} not found.")
+
+
+def _show(job: JobRecord) -> JobAnswer:
+    return JobAnswer.of(about(job), HTTP_JOB)
+
+
+@jobs.post("", status_code=201, responses=answers(409), summary="Store a job")
+def create(body: Annotated[JobBody, Body()], scheduler: Open, _: NoQuery) -> JobMade:
+    """Recurring or one-time, in this package's words or in Cron Service's; see the two bodies.
+
+    With a `key` it may be sent twice: the second time is answered with 409 or, as `if_exists` says, with the job
+    that is there.
+    """
+    record = (
+        _create_request(scheduler, body) if isinstance(body, CronServiceJob) else _create(scheduler, body)
+    )
+    return JobMade(message="Job scheduled successfully.", job=_show(record))
+
+
+def _create_request(scheduler: Scheduler, body: CronServiceJob) -> JobRecord:
+    policies = {"retries": ATTEMPTS - 1, "backoff": BACKOFF, **body.policies()}
+    schedule = schedule_of(body.cron_expression, body.timezone)
+    try:
+        return scheduler.schedule_by_name(
+            HTTP_JOB,
+            schedule,
+            payload_of(body.task_payload),
+            key=body.name,
+            paused=not body.is_active,
+            if_exists="error",
+            **policies,
+        )
+    except e.DuplicateJobError:
+        text = f"Job with name '{body.name}' already exists."
+        raise ApiError(409, "duplicate_job", text, field="name") from None
+
+
+def _create(scheduler: Scheduler, body: NewJob) -> JobRecord:
+    given = body.model_fields_set
+    refuse_hidden("parameters", body.parameters)
+    policies, when = body.policies(), body.when()
+    if body.key is not None:  # without one there is none to find
+        when["if_exists"] = body.if_exists
+    if body.expires_in_seconds is not None:
+        when["expires_in"] = body.expires_in_seconds
+    _apart(body, "run_at", "delay_seconds")
+    if body.schedule is not None:
+        for once in ("run_at", "delay_seconds", "expires_in_seconds"):
+            _apart(body, "schedule", once)
+        return scheduler.schedule_by_name(
+            body.name,
+            schedule_of(body.schedule),
+            {} if body.parameters is None else body.parameters,
+            key=body.key,
+            paused=not body.is_active,
+            if_exists=body.if_exists,
+            **policies,
+        )
+    if not body.is_active:
+        raise e.InvalidValueError(
+            "is_active", False, "is for recurring jobs; disable a one-time job when it is stored"
+        )
+    if "parameters" in given and body.parameters is not None:
+        policies["parameters"] = body.parameters
+    record: JobRecord = scheduler.enqueue(body.name, key=body.key, **when, **policies)
+    return record
+
+
+@jobs.get("", responses={200: LINKS, **answers(404)}, summary="List jobs")
+def list_jobs(
+    query: Annotated[JobFilter, InQuery()], request: Request, response: Response, scheduler: Open
+) -> list[JobAnswer]:
+    """Live jobs by their id, a page at a time. What has ended is in `/api/v1/runs`."""
+    if query.jobId is not None or query.job_id is not None:
+        return [_show(found(scheduler, query.jobId or query.job_id or 0))]
+    filters = query.model_dump(include={"name", "key", "state", "recurring", "due", "search"})
+    at = Page(request, response, query.limit, query.offset)
+    rows, more = _oldest_first(scheduler, filters, query.limit, query.offset)
+    at.link(more)
+    return [_show(row) for row in rows]
+
+
+def _oldest_first(
+    scheduler: Scheduler, filters: dict[str, Any], limit: int, offset: int
+) -> tuple[list[JobRecord], bool]:
+    """A page in the order of ids, and whether there is another.
+
+    The verb lists the newest first. What fits on the first page is just turned round; else the jobs are counted, and
+    a page is not the exact neighbour of the one before if jobs come and go meanwhile.
+    """
+    if offset == 0:
+        rows = scheduler.jobs(**filters, limit=limit + 1)
+        if len(rows) <= limit:
+            return rows[::-1], False
+    end = scheduler.count_jobs(**filters) - offset
+    if end <= 0:
+        return [], False
+    start = max(end - limit, 0)
+    return scheduler.jobs(**filters, limit=end - start, offset=start)[::-1], start > 0
+
+
+@jobs.get("/{job_id}", responses=answers(404), summary="Read a job")
+def read(job_id: JobId, scheduler: Open, _: NoQuery) -> JobAnswer:
+    """Live, or a one-time job that ended lately."""
+    return _show(found(scheduler, job_id))
+
+
+@jobs.patch("/{job_id}", responses=answers(404, 409), summary="Change a job")
+def change(job_id: JobId, body: Annotated[ChangeBody, Body()], scheduler: Open, _: NoQuery) -> JobAnswer:
+    """Only what is given. Not while it runs. A changed schedule counts from now."""
+    with _or_missing(job_id):
+        record = found(scheduler, job_id)
+        changes = _changes(record, body)
+        if changes:
+            record = scheduler.update(job_id, **changes)
+        if body.is_active is not None:
+            record = scheduler.resume(job_id) if body.is_active else scheduler.pause(job_id)
+    return _show(record)
+
+
+def _changes(job: JobRecord, body: JobChange) -> dict[str, Any]:
+    """What the verb shall change."""
+    given = body.model_fields_set
+    if not given:
+        raise ApiError(422, "missing_field", "Nothing is to be changed: give at least one field.")
+    _apart(body, "run_at", "delay_seconds")
+    _apart(body, "schedule", "cron_expression")
+    changes: dict[str, Any] = {**body.policies(), **body.when()}
+    if body.expires_in_seconds is not None:
+        changes["expires_in"] = body.expires_in_seconds
+    for once in ("run_at", "delay_seconds", "expires_in_seconds"):
+        for line in ("schedule", "cron_expression"):
+            _apart(body, line, once)
+        if job.recurring and getattr(body, once) is not None:
+            raise e.JobKindError(f"job {job.name!r} is recurring: {once} is for one-time jobs", job.name)
+    if body.schedule is not None or body.cron_expression is not None:
+        changes["schedule"] = schedule_of(body.schedule or body.cron_expression or "")
+    if body.task_payload is not None:
+        if job.name != HTTP_JOB:
+            raise e.JobKindError(f"job {job.name!r} is not {HTTP_JOB}: give parameters", job.name)
+        if "parameters" in given:
+            raise e.InvalidValueError("task_payload", "both", "must not be given together with parameters")
+        changes["parameters"] = payload_of(body.task_payload)
+    elif "parameters" in given:
+        refuse_hidden("parameters", body.parameters)
+        changes["parameters"] = {} if body.parameters is None else body.parameters
+    return changes
+
+
+def _apart(body: Any, one: str, other: str) -> None:
+    if getattr(body, one) is not None and getattr(body, other) is not None:
+        raise e.InvalidValueError(other, getattr(body, other), f"must not be given together with {one}")
+
+
+@jobs.delete("/{job_id}", responses={202: {"model": Said}, **answers(404, 409)}, summary="Delete a job")
+def delete(job_id: JobId, scheduler: Open, response: Response, _: NoQuery) -> Said:
+    """With its history, as Cron Service does. One that runs is asked to stop, and goes when it has: 202."""
+    with _or_missing(job_id):
+        result = scheduler.delete(job_id, history=True)
+    if result == "requested":
+        response.status_code = 202
+        text = f"Job ID {job_id} is running; it was asked to stop and is deleted when it has."
+    else:
+        text = f"Job ID {job_id} and all its execution history deleted successfully."
+    return Said(message=text, id=job_id, result=result)
+
+
+@jobs.post("/{job_id}/enable", responses=answers(404, 409), summary="Resume a job")
+def enable(job_id: JobId, scheduler: Open, _: NoQuery) -> JobAnswer:
+    """A recurring job goes on with its next occurrence from now."""
+    with _or_missing(job_id):
+        return _show(scheduler.resume(job_id))
+
+
+@jobs.post("/{job_id}/disable", responses=answers(404, 409), summary="Pause a job")
+def disable(job_id: JobId, scheduler: Open, _: NoQuery) -> JobAnswer:
+    """It is started no more until it is enabled. A run in progress goes on to its end."""
+    with _or_missing(job_id):
+        return _show(scheduler.pause(job_id))
+
+
+@jobs.post("/{job_id}/trigger", responses=answers(404, 409), summary="Make a job due now")
+def trigger(job_id: JobId, scheduler: Open, _: NoQuery) -> JobAnswer:
+    """A recurring one keeps its schedule; a paused one runs once."""
+    with _or_missing(job_id):
+        return _show(scheduler.trigger(job_id))
+
+
+@jobs.post("/{job_id}/cancel", responses={202: {"model": Said}, **answers(404, 409)}, summary="Cancel a job")
+def cancel(job_id: JobId, scheduler: Open, response: Response, _: NoQuery) -> Said:
+    """At once if it waits; one that runs is asked to stop: 202. A recurring job keeps its schedule."""
+    with _or_missing(job_id):
+        result = scheduler.cancel(job_id)
+    if result == "requested":
+        response.status_code = 202
+        return Said(message=f"Job ID {job_id} was asked to stop.", id=job_id, result=result)
+    return Said(message=f"Job ID {job_id} cancelled.", id=job_id, result=result)
+
+
+@jobs.get("/{job_id}/position", responses=answers(404), summary="The place in the queue")
+def position(job_id: JobId, scheduler: Open, _: NoQuery) -> Place:
+    """In the order of claims: due jobs by priority, then time; then the one-time jobs of the future."""
+    found(scheduler, job_id)
+    return Place(id=job_id, position=scheduler.queue_position(job_id))

@@ -1,0 +1,483 @@
+"""Who may call, from where, how much may be sent and how long it may take; and what is said when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from pgscheduler import DatabaseUnavailableError, InvalidValueError, JobConfig, ListenError, Scheduler
+from pgscheduler._hosts import is_loopback
+from pgscheduler.web import Limits, Server, Tokens, create_app
+from tests.engine.conftest import Call
+from tests.support import eventually
+from tests.web.conftest import READ, WRITE
+
+JOBS = "/api/v1/jobs"
+BOTH = Tokens(read=[READ], write=[WRITE])
+REQUEST_CODES = {401, 403}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def ask(
+    scheduler: Scheduler,
+    method: str = "GET",
+    path: str = JOBS,
+    *,
+    address: Any = ("127.0.0.1", 1),
+    host: str | None = None,
+    tokens: Tokens | None = None,
+    **options: Any,
+) -> httpx.Response:
+    """One request without a socket, from any address."""
+    app = create_app(scheduler, tokens=tokens or Tokens())
+
+    async def call() -> httpx.Response:
+        transport = httpx.ASGITransport(app, client=address)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            request = client.build_request(method, path, **options)
+            if host is not None:
+                request.headers["Host"] = host
+            return await client.send(request)
+
+    return asyncio.run(call())
+
+
+# --- tokens -------------------------------------------------------------------------------------------------
+
+
+def test_every_route_needs_a_token(scheduler: Scheduler, client_of: Callable[..., httpx.Client]) -> None:
+    """Each endpoint but the two for probes refuses who has no token, before it looks at anything else."""
+    client = client_of(scheduler, tokens=BOTH)
+    app = create_app(scheduler, tokens=BOTH)
+    seen = 0
+    for route in app.state.endpoints:
+        path = route.path.format(job_id="1", run_id="1-0000000000000001", code="A")
+        for method in route.methods:
+            seen += 1
+            bare = client.request(method, path)
+            reader = client.request(method, path, headers=bearer(READ))
+            writer = client.request(method, path, headers=bearer(WRITE))
+            if path in ("/healthz", "/readyz"):
+                assert bare.status_code == 200
+                continue
+            assert (bare.status_code, bare.json()["code"]) == (401, "unauthorized"), path
+            assert bare.headers["www-authenticate"].startswith("Bearer")
+            assert (reader.status_code == 403) == (method != "GET"), path
+            assert writer.status_code not in REQUEST_CODES, path
+    assert seen > 20
+    for path in ("/nowhere", "/docs", "/openapi.json", "/metrics", "/redoc", "/api/v1/jobs/"):
+        assert client.get(path).status_code == 401
+        assert client.get(path, headers=bearer(READ)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"Bearer",
+        b"Basic " + WRITE.encode(),
+        WRITE.encode(),
+        b"Bearer " + WRITE[:-1].encode(),
+        b"Bearer " + WRITE.encode() + b"x",
+        b"Bearer " + WRITE.upper().encode(),
+        b"Bearer \xff\xfe" + WRITE.encode(),
+        b"Bearer " + "tokén-0123456789ab".encode(),
+        b"Bearer " + b"x" * 5000,
+        b"Bearer ' or 1=1 --",
+    ],
+)
+def test_wrong_tokens(scheduler: Scheduler, client_of: Callable[..., httpx.Client], value: bytes) -> None:
+    """Nothing but the whole token opens; whatever is sent instead is 401 and never a fault."""
+    answer = client_of(scheduler, tokens=BOTH).get(JOBS, headers={"Authorization": value})
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+
+
+def test_tokens_elsewhere_do_not_count(scheduler: Scheduler, client_of: Callable[..., httpx.Client]) -> None:
+    """A token in the query, in a cookie, or beside another one is none."""
+    client = client_of(scheduler, tokens=BOTH)
+    assert client.get(f"{JOBS}?token={WRITE}").status_code == 401
+    assert client.get(JOBS, headers={"Cookie": f"token={WRITE}"}).status_code == 401
+    twice = [("Authorization", f"Bearer {READ}"), ("Authorization", f"Bearer {WRITE}")]
+    assert client.get(JOBS, headers=twice).status_code == 401
+    assert client.get(JOBS, headers={"Authorization": f"bearer  {READ}"}).status_code == 200
+
+
+def test_tokens_from_the_environment() -> None:
+    """Separated by commas or blanks; a wrong or empty one is an error that does not show it."""
+    both = Tokens.from_env(
+        {
+            "PGSCHEDULER_API_READ_TOKENS": f"{READ}, other-read-token-1",
+            "PGSCHEDULER_API_WRITE_TOKENS": f" {WRITE}\n{READ}x ",
+        }
+    )
+    assert repr(both) == "Tokens(read=2, write=2)"
+    assert [both.scope_of(t.encode()) for t in (READ, WRITE, READ + "x", "x")] == [
+        "read",
+        "write",
+        "write",
+        None,
+    ]
+    assert not Tokens.from_env({})
+    for variable in ("PGSCHEDULER_API_READ_TOKENS", "PGSCHEDULER_API_WRITE_TOKENS"):
+        for text in ("", " ", ",", "hunter2", f"{WRITE} hunter2", "hunter2-with-ümlaut-1234"):
+            with pytest.raises(InvalidValueError, match=variable) as caught:
+                Tokens.from_env({variable: text})
+            assert "hunter2" not in str(caught.value)
+
+
+def test_the_default_is_the_environment(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that is given no tokens has those of the environment."""
+    monkeypatch.setenv("PGSCHEDULER_API_READ_TOKENS", READ)
+    with Server(create_app(scheduler), port=0) as server:
+        assert httpx.get(f"{server.url}{JOBS}").status_code == 401
+        assert httpx.get(f"{server.url}{JOBS}", headers=bearer(READ)).status_code == 200
+
+
+# --- without a token: this machine only -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        (("127.0.0.1", 1), True),
+        (("127.9.9.9", 1), True),
+        (("::1", 1), True),
+        (("::ffff:127.0.0.1", 1), True),
+        (("203.0.113.9", 1), False),
+        (("10.0.0.1", 1), False),
+        (("::ffff:10.0.0.1", 1), False),
+        (("testclient", 1), False),
+        (None, False),
+    ],
+)
+def test_only_this_machine(scheduler: Scheduler, address: Any, allowed: bool) -> None:
+    """However it is served: without a token configured, another machine is refused."""
+    answer = ask(scheduler, address=address)
+    assert (answer.status_code == 200) == allowed
+    if not allowed:
+        assert answer.json()["code"] == "loopback_only"
+        assert ask(scheduler, address=address, tokens=BOTH, headers=bearer(READ)).status_code == 200
+        assert ask(scheduler, path="/healthz", address=address).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("localhost", True),
+        ("LOCALHOST:8000", True),
+        ("127.0.0.1:1", True),
+        ("[::1]:8000", True),
+        ("evil.example", False),
+        ("evil.example:8000", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1@evil.example", False),
+        ("2130706433", False),
+        ("[::1", False),
+        ("0.0.0.0", False),
+        ("", False),
+    ],
+)
+def test_the_host_header_must_mean_this_machine(scheduler: Scheduler, host: str, allowed: bool) -> None:
+    """A page whose name was made to resolve to 127.0.0.1 gives itself away."""
+    assert (ask(scheduler, host=host).status_code == 200) == allowed
+
+
+def test_loopback_names() -> None:
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "::1", "[::1]", "127.255.0.1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org", "", "127.1", "localhost.")))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_no_public_address_without_a_token(scheduler: Scheduler, host: str) -> None:
+    """It is refused before anything listens, and the text says what would help."""
+    with pytest.raises(InvalidValueError, match=r"host.*PGSCHEDULER_API_WRITE_TOKENS"):
+        Server(create_app(scheduler, tokens=Tokens()), host=host, port=0)
+
+
+# --- other sites' pages ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        ({"Origin": "http://localhost"}, True),
+        ({"Origin": "http://evil.example"}, False),
+        ({"Origin": "http://localhost:9999"}, False),
+        ({"Origin": "null"}, False),
+        ({"Origin": "http://[::1"}, False),
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "none"}, True),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+    ],
+)
+def test_no_page_of_another_site_changes_anything(
+    scheduler: Scheduler, headers: dict[str, str], allowed: bool
+) -> None:
+    """A browser says whose page sends; with and without a token, body or none."""
+    for path, body in ((JOBS, {"name": "x", "parameters": {}}), (f"{JOBS}/999/trigger", None)):
+        for tokens in (None, BOTH):
+            given = {**headers, **(bearer(WRITE) if tokens else {})}
+            answer = ask(scheduler, "POST", path, json=body, headers=given, tokens=tokens)
+            assert (answer.status_code in (201, 404)) == allowed, answer.text
+            if not allowed:
+                assert answer.json()["code"] == "cross_origin"
+    assert len(scheduler.jobs()) == (2 if allowed else 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "allowed"),
+    [
+        ("application/json", True),
+        ("Application/JSON; charset=UTF-8", True),
+        ('application/json;charset="utf-8"', True),
+        ("application/json; charset=latin-1", False),
+        ("application/problem+json", False),
+        ("text/plain", False),
+        ("application/x-www-form-urlencoded", False),
+        ("multipart/form-data; boundary=x", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_only_json(api: httpx.Client, scheduler: Scheduler, kind: str | None, allowed: bool) -> None:
+    """What a form can send is not read, whatever is in it."""
+    headers = {} if kind is None else {"Content-Type": kind}
+    answer = api.post(JOBS, content=b'{"name": "x", "parameters": {}}', headers=headers)
+    assert answer.status_code == (201 if allowed else 415)
+    assert len(scheduler.jobs()) == allowed
+    if kind and not allowed:  # a form without fields has its type and no body
+        assert api.post(f"{JOBS}/1/trigger", headers=headers).json()["code"] == "unsupported_media_type"
+
+
+def test_nothing_is_changed_by_get(api: httpx.Client, scheduler: Scheduler) -> None:
+    """Where something is changed, GET does nothing and says which methods there are."""
+    job = api.post(JOBS, json={"name": "x", "parameters": {}}).json()["job"]["id"]
+    for verb in ("enable", "disable", "trigger", "cancel"):
+        answer = api.get(f"{JOBS}/{job}/{verb}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert answer.json()["code"] == "method_not_allowed"
+    for method in ("PUT", "TRACE", "OPTIONS", "BREW"):
+        answer = api.request(method, f"{JOBS}/{job}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET, HEAD, PATCH")
+    assert [j.state for j in scheduler.jobs()] == ["pending"]
+
+
+def test_headers(api: httpx.Client) -> None:
+    """Every answer, errors too, forbids sniffing, framing and keeping; nobody else's page may read it."""
+    for path in ("/", "/healthz", JOBS, f"{JOBS}/0", "/nowhere"):
+        answer = api.get(path, headers={"Origin": "http://evil.example"})
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["content-type"] == "application/json"
+        assert not {"server", "access-control-allow-origin", "x-powered-by"} & answer.headers.keys()
+
+
+def test_head(api: httpx.Client) -> None:
+    """HEAD is GET without the body."""
+    for path in ("/", "/healthz", JOBS, "/nowhere"):
+        head, get = api.head(path), api.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["content-length"] == get.headers["content-length"]
+
+
+# --- how much, how long -----------------------------------------------------------------------------------------
+
+
+def test_large_bodies(scheduler: Scheduler, client_of: Callable[..., httpx.Client]) -> None:
+    """Too much is refused as soon as that is known, with and without a Content-Length."""
+    api = client_of(scheduler, limits=Limits(max_body_bytes=4096))
+    body = b'{"name": "x", "parameters": {"a": "%s"}}'
+    json = {"Content-Type": "application/json"}
+    assert api.post(JOBS, content=body % (b"a" * 4000), headers=json).status_code == 201
+    assert api.post(JOBS, content=body % (b"a" * 4100), headers=json).status_code == 413
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b"a" * 1000
+
+    answer = api.post(JOBS, content=endless(), headers=json)
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert len(scheduler.jobs()) == 1
+
+
+def test_a_body_that_does_not_come(scheduler: Scheduler, client_of: Callable[..., httpx.Client]) -> None:
+    """A client that announces a body and sends none is not waited for."""
+    api = client_of(scheduler, limits=Limits(body_timeout=0.2))
+    with socket.create_connection((api.base_url.host, api.base_url.port or 80), 30) as slow:
+        slow.sendall(
+            b"POST /api/v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        answer = b""
+        while chunk := slow.recv(4096):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"request_timeout" in answer
+    assert api.get("/healthz").status_code == 200
+
+
+@pytest.fixture
+def stuck(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """`stats` does not come back until the event is set."""
+    release = threading.Event()
+    monkeypatch.setattr(scheduler, "stats", lambda: release.wait(60) and {})
+    yield release
+    release.set()
+
+
+def test_a_slow_answer(
+    scheduler: Scheduler, stuck: threading.Event, client_of: Callable[..., httpx.Client]
+) -> None:
+    """Who waits too long is told; the server goes on."""
+    api = client_of(scheduler, limits=Limits(request_timeout=3))
+    answer = api.get("/api/v1/stats")
+    assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
+    assert api.get(JOBS).status_code == 200
+
+
+def test_too_many_requests(
+    scheduler: Scheduler, stuck: threading.Event, client_of: Callable[..., httpx.Client]
+) -> None:
+    """One more than may wait is turned away at once; probes are answered, and all is well afterwards."""
+    api = client_of(scheduler, limits=Limits(max_requests=2, request_timeout=1))
+    assert [api.get("/api/v1/stats").status_code for _ in range(2)] == [504, 504]
+    answer = api.get(JOBS)
+    assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+    assert answer.headers["retry-after"] == "1"
+    assert api.get("/healthz").status_code == 200
+    stuck.set()
+    eventually(lambda: api.get(JOBS).status_code == 200)
+
+
+# --- faults -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (RuntimeError("hunter2 in /usr/lib"), 500, "internal"),
+        (
+            DatabaseUnavailableError('connection to server at "db.internal", user "hunter2" failed'),
+            503,
+            "database_unavailable",
+        ),
+    ],
+)
+def test_faults_are_not_shown(
+    api: httpx.Client,
+    scheduler: Scheduler,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    code: str,
+) -> None:
+    """The caller gets a word, the log the cause."""
+
+    def fail() -> Any:
+        raise error
+
+    monkeypatch.setattr(scheduler, "stats", fail)
+    answer = api.get("/api/v1/stats")
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert not any(word in answer.text for word in ("hunter2", "db.internal", "/usr", "Traceback"))
+    assert ("retry-after" in answer.headers) == (status == 503)
+    assert any("request failed" in event for event in scheduler.log.events())
+
+
+def test_health_without_a_database(
+    dsn: str, proxy_to: Any, scheduler_on: Any, client_of: Callable[..., httpx.Client]
+) -> None:
+    """The process is alive but not ready while the database is away, refused or silent, and ready again after."""
+    proxy = proxy_to(dsn)
+    api = client_of(scheduler_on(proxy.dsn, connect_timeout=2))
+    assert api.get("/readyz").json() == {"status": "ready", "reasons": []}
+    for away in (proxy.refuse, proxy.stall):
+        away()
+        answer = api.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (503, "not ready")
+        assert answer.json()["reasons"][0].startswith("database: ")
+        assert api.get("/healthz").status_code == 200
+        proxy.heal()
+        eventually(lambda: api.get("/readyz").status_code == 200, timeout=60)
+    proxy.refuse()
+    answer = api.post(JOBS, json={"name": "x", "parameters": {}})
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_health_of_a_node(dsn: str, scheduler_on: Any, client_of: Callable[..., httpx.Client]) -> None:
+    """A node whose loop fails, hangs or has ended is not ready; neither is one that was shut down."""
+    node = scheduler_on(dsn, start=True, register=(Call(JobConfig(name="work")),))
+    api = client_of(node)
+    eventually(lambda: api.get("/readyz").status_code == 200)
+    real = node.node_stats
+    for change, word in (
+        ({"failures": 9}, "dispatcher: failed 9 times"),
+        ({"alive": False}, "dispatcher: its thread has ended"),
+        ({"last_success_seconds": 3600.0}, "dispatcher: no success for 3600 s"),
+    ):
+        stats = real()
+        stats["loops"]["dispatcher"] |= change
+        node.node_stats = lambda stats=stats: stats
+        answer = api.get("/readyz")
+        assert (answer.status_code, answer.json()["reasons"][0][: len(word)]) == (503, word)
+    node.node_stats = real
+    node.shutdown()
+    answer = api.get("/readyz")
+    assert answer.status_code == 503
+    assert "scheduler: stopped" in answer.json()["reasons"]
+    assert api.get(JOBS).json()["code"] == "shutting_down"
+
+
+def test_server_leaves_nothing_behind(scheduler: Scheduler) -> None:
+    """Closed while somebody asks: the answer comes, the port is free, and no thread is left."""
+    before = set(threading.enumerate())
+    server = Server(create_app(scheduler, tokens=Tokens()), port=0)
+    asked = threading.Event()
+    real, answers = scheduler.stats, []
+
+    def slow() -> Any:
+        asked.set()
+        time.sleep(0.3)  # the close must come while this is under way
+        return real()
+
+    scheduler.stats = slow  # type: ignore[method-assign]
+    asking = threading.Thread(
+        target=lambda: answers.append(httpx.get(f"{server.url}/api/v1/stats", timeout=60))
+    )
+    asking.start()
+    assert asked.wait(30)
+    server.close()
+    server.close()
+    asking.join()
+    assert [answer.status_code for answer in answers] == [200]
+    eventually(lambda: set(threading.enumerate()) <= before, describe=lambda: threading.enumerate())
+    with Server(create_app(scheduler, tokens=Tokens()), port=server.port) as again:
+        assert again.port == server.port
+        with pytest.raises(ListenError):
+            Server(create_app(scheduler, tokens=Tokens()), port=server.port)
+
+
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
+def test_without_the_extra(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """What is missing is named, and what to install."""
+    app = create_app(scheduler, tokens=Tokens())
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, "pgscheduler.web._app")
+    with pytest.raises(InvalidValueError, match=r"pgscheduler\[server\]"):
+        Server(app, port=0) if missing == "uvicorn" else create_app(scheduler)
