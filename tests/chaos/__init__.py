@@ -1,0 +1,1 @@
+"""Fault testing: real nodes, a mixed workload, seeded faults, and a checker that judges what was observed."""
