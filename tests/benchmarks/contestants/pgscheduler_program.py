@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[3]))  # the package of this tree, 
 sys.path.append(str(Path(__file__).parent))  # at the end, where no file beside this one hides a package
 
 import structlog
-from _protocol import DSN, SETTING, count, enqueued, main, orders, report_until_end, say, stopped
+from _protocol import DSN, SETTING, count, enqueued, main, orders, parameters, report_until_end, say, stopped
 
-from pgscheduler import Job, JobConfig, RunContext, Scheduler, SchedulerConfig
+from pgscheduler import Job, RunContext, Scheduler, SchedulerConfig
 
 SETTINGS: dict[str, dict[str, Any]] = {"default": {}, "100 slots": {"max_concurrent_jobs": 100}}
 
@@ -37,10 +37,6 @@ def scheduler(**more: Any) -> Scheduler:
     return Scheduler(SchedulerConfig(dsn=DSN, **SETTINGS[SETTING], **more))
 
 
-def job(n: int, sleep_ms: float) -> Bench:
-    return Bench(JobConfig.one_time("bench", {"n": n, "sleep_ms": sleep_ms, "at": time.monotonic_ns()}))
-
-
 def prepare() -> None:
     with scheduler(create_schema=True):
         pass
@@ -51,10 +47,10 @@ def enqueue(mode: str, jobs: int, sleep_ms: float) -> None:
         it.stats()  # the connection is open
         with enqueued(jobs):
             if mode == "bulk":
-                it.schedule_many([job(n, sleep_ms) for n in range(jobs)])
+                it.enqueue_many("bench", [parameters(n, sleep_ms) for n in range(jobs)])
             else:
                 for n in range(jobs):
-                    it.enqueue("bench", {"n": n, "sleep_ms": sleep_ms, "at": time.monotonic_ns()})
+                    it.enqueue("bench", parameters(n, sleep_ms))
 
 
 def produce() -> None:
@@ -62,9 +58,9 @@ def produce() -> None:
         it.stats()
         for n, jobs in orders():
             if jobs == 1:
-                it.enqueue("bench", {"n": n, "sleep_ms": 0, "at": time.monotonic_ns()})
+                it.enqueue("bench", parameters(n, 0))
             else:
-                it.schedule_many([job(n + i, 0) for i in range(jobs)])
+                it.enqueue_many("bench", [parameters(n + i, 0) for i in range(jobs)])
 
 
 def work() -> None:
