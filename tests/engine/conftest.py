@@ -122,7 +122,7 @@ def scheduler_on(gate: Gate, pgbouncer: PgBouncer | None) -> Iterator[Callable[.
     ) -> Scheduler:
         defaults: dict[str, Any] = {
             "heartbeat_interval": 0.3,
-            "no_heartbeat_timeout": 3,
+            "no_heartbeat_timeout": 60,  # so that a busy machine makes no node look dead
             "shutdown_timeout": 5,
             "run_immediately": True,
             "logger": Quiet(),
@@ -139,6 +139,9 @@ def scheduler_on(gate: Gate, pgbouncer: PgBouncer | None) -> Iterator[Callable[.
             scheduler.register(job)
         if start:
             scheduler.start()
+            if scheduler._node.listener is not None:
+                # start() itself waits for two seconds; what is announced before the node listens, it does not hear.
+                scheduler._node.listener.ready.wait(30)
         return scheduler
 
     yield make

@@ -6,10 +6,9 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgscheduler import Scheduler, SchedulerConfig
 from tests.jobs.conftest import Web, web
-from tests.support import ROOT
+from tests.support import ROOT, reserved_port
 from tests.support.processes import NodeProcess
 
 __all__ = ["web"]
@@ -196,17 +195,23 @@ def test_where_requests_may_go(dsn: str, web: Callable[..., Web], tmp_path: Path
     assert (status, "allow" in said, "Traceback" in said) == (2, True, False)
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that nobody else is given before the node has it."""
+    with reserved_port() as port:
+        yield port
+
+
 def test_kronii(
     nodes: Callable[..., NodeProcess],
     dsn: str,
+    port: int,
     scheduler_on: Callable[..., Scheduler],
     eventually: Callable[..., Any],
 ) -> None:
     """Its ten jobs, its three variables and `curl localhost:…/metrics`: the four figures of its README."""
     pytest.importorskip("prometheus_client")
     pytest.importorskip("yaml")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     variables = {
         "DATABASE_URL": dsn,
         "WORKER_COUNT": "5",

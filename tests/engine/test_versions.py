@@ -165,7 +165,7 @@ def test_nodes_go_on_while_the_next_migration_comes(
     if templates:
         old.templates.create("t", handler="elsewhere")
     loads = [load(old, templates)]
-    eventually(lambda: len(old.runs(name="work", limit=100)) == 100)
+    eventually(lambda: len(old.runs(name="work", limit=100)) == 100, timeout=60)
     processes = [nodes(UPGRADE, direct_empty_dsn, json.dumps(coming)) for _ in range(8)]
     for process in processes:
         process.wait_for("ready", timeout=60)

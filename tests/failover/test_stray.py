@@ -101,7 +101,14 @@ def test_a_stray_primary(
         # Their outcomes wait for a standby that will never come, and so does everything else of this node.
         waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
         eventually(lambda: execute(stray.dsn, waiting) > [(0,)], 30)
-        eventually(lambda: second.node_stats()["held"] == second.node_stats()["unwritten"] > 0, 30)
+        # It claims on until it notices that the outcomes of the first ones stay unanswered.
+        eventually(
+            lambda: (
+                second._node.recorder.stuck
+                and second.node_stats()["held"] == second.node_stats()["unwritten"] > 0
+            ),
+            30,
+        )
         began = len(again.ran)
         time.sleep(2)  # four times what a run takes
         assert _SLOTS <= len(again.ran) == began <= 3 * _SLOTS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -20,19 +21,21 @@ from typing import Any
 import psycopg
 
 from pgscheduler import Job, JobConfig, RunContext, Schedule, Scheduler, SchedulerConfig
-from tests.support.processes import NodeProcess, commands, emit
+from tests.support import eventually
+from tests.support.processes import NodeProcess, commands, emit, hears
 
 __all__ = [
     "Caged",
     "Quiet",
     "Work",
     "accounted",
-    "at_rest",
+    "ask_to_end",
     "create_ledger",
     "history",
     "live",
     "overlaps",
     "quiet_config",
+    "settled",
     "start_node",
     "travel",
 ]
@@ -98,6 +101,12 @@ def start_node(
     return node
 
 
+def ask_to_end(node: NodeProcess) -> None:
+    """SIGTERM for a node that ends in good order at it: once it hears it, which is after it has begun to work."""
+    eventually(lambda: hears(node.pid, signal.SIGTERM), timeout=60, describe=node.report)
+    node.terminate()
+
+
 def live(db: psycopg.Connection[Any], job: int) -> dict[str, Any] | None:
     """A job's live row, with everything in it; None when it has left."""
     row = db.execute("select to_jsonb(j) from pgscheduler_jobs j where id = %s", [job]).fetchone()
@@ -110,15 +119,14 @@ def history(db: psycopg.Connection[Any], job: int) -> list[tuple[str, int | None
     return db.execute(query, [job]).fetchall()
 
 
-def at_rest(db: psycopg.Connection[Any]) -> bool:
-    """Whether no scheduler has asked the server anything for a little while: all its loops sleep."""
-    query = """
-        select count(*) = 0 from pg_stat_activity
-        where datname = current_database() and application_name like 'pgscheduler/%'
-          and (state <> 'idle' or state_change > clock_timestamp() - interval '0.25 seconds')
+def settled(node: Scheduler) -> bool:
+    """Whether a started node in this process has all its connections, has made its partitions, and its dispatcher sleeps.
+
+    What is sent next is then what the test makes it send, on a connection that is there.
     """
-    (quiet,) = db.execute(query).fetchone()  # type: ignore[misc]
-    return bool(quiet)
+    loops = node.node_stats()["loops"].values()
+    sleeps = (node._node.dispatcher._look_at or 0) > time.monotonic() + 5
+    return sleeps and all(loop["last_success_seconds"] is not None for loop in loops)
 
 
 def travel(db: psycopg.Connection[Any], ahead: timedelta) -> None:
@@ -170,14 +178,17 @@ _go = threading.Event()  # set by the order "go": the stubborn jobs go on
 
 
 class Work(Job):
-    """Takes `seconds`, obediently: stops when it is told to."""
+    """Takes `seconds` (`again` seconds after the first attempt), obediently: stops when it is told to."""
 
     def __init__(self, config: JobConfig, ledger: str) -> None:
         super().__init__(config)
         self.ledger = ledger
 
     def run(self, ctx: RunContext) -> Any:
-        seconds = (ctx.parameters or {}).get("seconds", 0.0)
+        given = ctx.parameters or {}
+        seconds = given.get("seconds", 0.0)
+        if ctx.attempt > 1:
+            seconds = given.get("again", seconds)
         with psycopg.connect(self.ledger, autocommit=True) as connection:
             (line,) = connection.execute(
                 "insert into ledger (job, name, occurrence, token, pid) values (%s, %s, %s, %s, %s) returning id",

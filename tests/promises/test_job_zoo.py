@@ -19,11 +19,17 @@ from pgscheduler import Backoff, Fail, Job, JobConfig, JobState, Outcome, Schedu
 
 SILENT = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(50))
 AT_ONCE = Backoff(initial=timedelta(0), jitter=0.0)
-NO_HEARTBEAT = 1.5  # seconds
+NO_HEARTBEAT = 3.0  # seconds, where it matters
 
 
 @pytest.fixture
-def scheduler(dsn: str) -> Iterator[Scheduler]:
+def no_heartbeat() -> float:
+    """The node's no_heartbeat_timeout: long, so that a busy machine makes no run look dead."""
+    return 60.0
+
+
+@pytest.fixture
+def scheduler(dsn: str, no_heartbeat: float) -> Iterator[Scheduler]:
     # One slot: a job that takes its thread along would leave none for the next.
     config = SchedulerConfig(
         dsn=dsn,
@@ -31,7 +37,7 @@ def scheduler(dsn: str) -> Iterator[Scheduler]:
         max_concurrent_jobs=1,
         run_immediately=True,
         heartbeat_interval=timedelta(seconds=0.2),
-        no_heartbeat_timeout=timedelta(seconds=NO_HEARTBEAT),
+        no_heartbeat_timeout=timedelta(seconds=no_heartbeat),
         shutdown_timeout=timedelta(seconds=3),
     )
     with Scheduler(config) as scheduler:
@@ -300,12 +306,13 @@ def test_an_init_that_raises_fails_the_attempt_and_run_is_not_called(scheduler: 
 
 class SlowInit(Job):
     def init(self, ctx: Any) -> None:
-        time.sleep(NO_HEARTBEAT * 2)
+        time.sleep(NO_HEARTBEAT * 1.3)
 
     def run(self, ctx: Any) -> int:
         return int(ctx.attempt)
 
 
+@pytest.mark.parametrize("no_heartbeat", [NO_HEARTBEAT])
 @pytest.mark.parametrize("isolation", ["thread", "async", "process"])
 def test_an_init_that_hangs_longer_than_the_timeout_is_not_stolen(
     scheduler: Scheduler, isolation: Any
@@ -526,11 +533,12 @@ def test_nothing_leaks_from_one_run_into_the_next(scheduler: Scheduler) -> None:
 
 
 class SpeaksLater(Job):
+    ended: threading.Event
     done: threading.Event
 
     def run(self, ctx: Any) -> None:
         def later() -> None:
-            time.sleep(0.2)
+            self.ended.wait(60)
             ctx.log.info("after the end")
             ctx.progress(9)
             self.done.set()
@@ -541,9 +549,10 @@ class SpeaksLater(Job):
 def test_a_context_that_is_used_after_the_end_changes_nothing(scheduler: Scheduler) -> None:
     """What a left-over thread says through the context of a finished run reaches no record."""
     job = SpeaksLater(JobConfig(name="speaks_later"))
-    job.done = threading.Event()
+    job.ended, job.done = threading.Event(), threading.Event()
     record = scheduler.schedule(job)
     assert scheduler.wait(record, timeout=20).state is JobState.COMPLETED
+    job.ended.set()
     assert job.done.wait(10)
     assert_node_is_well(scheduler)
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgscheduler import Job, JobConfig, Scheduler, ScheduleUnknownError
-from tests.promises.node_scripts import at_rest, history, quiet_config
+from tests.promises.node_scripts import history, quiet_config, settled
 from tests.support.postgres import PrivateServer, apply_schema, execute
 from tests.support.proxy import Proxy
 
@@ -163,7 +163,10 @@ def test_a_lost_commit_is_unknown_and_a_retry_gives_one_job(
 
 
 def test_a_request_that_never_arrived_is_unknown_and_stored_once_when_repeated(
-    dsn: str, db: psycopg.Connection[Any], proxy_to: Callable[[str], Proxy]
+    dsn: str,
+    db: psycopg.Connection[Any],
+    proxy_to: Callable[[str], Proxy],
+    eventually: Callable[..., Any],
 ) -> None:
     """The same error when the request itself was lost; repeating it stores the job, whichever way it went."""
     proxy = proxy_to(dsn)
@@ -180,7 +183,7 @@ def test_a_request_that_never_arrived_is_unknown_and_stored_once_when_repeated(
         proxy.stall("up")
         thread = threading.Thread(target=schedule)
         thread.start()
-        thread.join(0.3)  # long enough for the request to leave; if it has not, the error is the definite one
+        eventually(lambda: proxy.held, describe="the request to have left")
         proxy.reset()
         thread.join(30)
         proxy.heal()
@@ -224,7 +227,7 @@ def test_an_outcome_whose_answer_was_lost_is_recorded_once(
         scheduler.register(Gated(JobConfig(name="gated"), ran))
         scheduler.start()
         job = scheduler.enqueue("gated")
-        eventually(lambda: ran and at_rest(db))
+        eventually(lambda: ran and settled(scheduler))
         proxy.stall("down")
         gate.set()
         eventually(lambda: history(db, job.id), describe="the outcome is committed")

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from pgscheduler import Job, Scheduler
-from tests.promises.node_scripts import at_rest, create_ledger, history, live, quiet_config, start_node
+from tests.promises.node_scripts import create_ledger, history, live, quiet_config, settled, start_node
 from tests.support.processes import NodeProcess
 
 Nodes = Callable[..., NodeProcess]
@@ -22,7 +22,7 @@ def test_the_job_of_a_killed_node_runs_on_another(
     create_ledger(dsn)
     with Scheduler(quiet_config(dsn)) as client:
         first = start_node(nodes, dsn)
-        job = client.enqueue("work", {"seconds": 2})
+        job = client.enqueue("work", {"seconds": 60, "again": 0.1})
         began = first.wait_for("started", job=job.id)
         second = start_node(nodes, dsn)
         first.kill()
@@ -77,7 +77,7 @@ def test_a_killed_process_is_counted_apart_from_failures(dsn: str, db: Connectio
     create_ledger(dsn)
     with Scheduler(quiet_config(dsn)) as client:
         first = start_node(nodes, dsn)
-        job = client.enqueue("work", {"seconds": 1}, retries=0)
+        job = client.enqueue("work", {"seconds": 60, "again": 0}, retries=0)
         first.wait_for("started", job=job.id)
         first.kill()
         start_node(nodes, dsn)
@@ -104,7 +104,7 @@ def test_a_claim_whose_answer_was_lost_is_run(
         node.register(Seen)
         node.start()
         client.wait(client.enqueue("seen"), 30)
-        eventually(lambda: at_rest(db))
+        eventually(lambda: not node.node_stats()["held"] and settled(node))
         proxy.stall("down")
         job = client.enqueue("seen", delay=None)
         node._node.dispatcher.look()  # the notification is held back too

@@ -140,7 +140,9 @@ def test_a_node_that_returns_from_a_pause_changes_nothing(
 
     assert began["token"] != taken["token"]
     assert told["reason"] == "lost"
-    assert told["time"] - returned < 0.4 + 1, "within a heartbeat interval; the second is for a busy machine"
+    assert told["time"] - returned < 0.4 + 5, (
+        "within a heartbeat interval; five seconds are for a busy machine"
+    )
     assert tried == {"assert_owner": "RunLostError", "transaction": "JobCancelled"}
     assert before is not None
     assert after is not None
@@ -190,11 +192,12 @@ def test_the_end_of_a_run_that_lost_its_claim_changes_nothing(
     taken = steal(db, job)
 
     held.gates[0].set()
-    eventually(lambda: node.node_stats()["lost"] == 1, describe="the outcome was refused")
+    # In this order: the claim is let go a moment after it was counted as lost.
+    eventually(lambda: node.node_stats()["held"] == 0, describe="the outcome was refused")
 
     assert taken == live(db, job)
     assert records(db) == (0, 0)
-    assert node.node_stats()["held"] == 0
+    assert node.node_stats()["lost"] == 1
 
 
 @pytest.mark.parametrize("way", ["heartbeat", "progress"])
@@ -202,7 +205,7 @@ def test_a_run_that_lost_its_claim_is_told(
     dsn: str, db: Connection, eventually: Callable[..., Any], way: str
 ) -> None:
     """The next heartbeat, or the next write of what the run says, tells the run that it is lost."""
-    beat = 0.2 if way == "heartbeat" else 30
+    beat = 0.2 if way == "heartbeat" else 90
     held = Held(JobConfig(name="held"))
     with Scheduler(quiet_config(dsn, heartbeat_interval=beat, no_heartbeat_timeout=300)) as node:
         job = begin(node, held, eventually)

@@ -33,20 +33,18 @@ def test_a_node_that_is_cut_off_gives_up_before_another_takes_over(
     create_ledger(dsn)
     proxy = proxy_to(dsn)
     with Scheduler(quiet_config(dsn)) as client:
-        lonely = start_node(nodes, proxy.dsn, names=["work", "caged", "only"], ledger=dsn, beat=1, timeout=3)
+        # Between the two moments is a heartbeat interval: as long as a busy machine may keep a thread waiting.
+        lonely = start_node(nodes, proxy.dsn, names=["work", "caged", "only"], ledger=dsn, beat=2, timeout=7)
         thread = client.enqueue("work", {"seconds": 60})
         caged = client.enqueue("caged")
         lonely.wait_for("started", job=thread.id)
         process = lonely.wait_for("alive", timeout=30, job=caged.id)["pid"]
-        other = start_node(nodes, dsn, names=["work", "caged"], beat=1, timeout=6)
+        other = start_node(nodes, dsn, names=["work", "caged"], beat=2, timeout=10)
 
         getattr(proxy, cut)()
         told = lonely.wait_for("told", timeout=30, job=thread.id)
-        alone = [row[0] for row in db.execute("select distinct node_id from pgscheduler_jobs").fetchall()]
         taken = [other.wait_for("started", timeout=30, job=job.id) for job in (thread, caged)]
-        beaten = db.execute(
-            "select reason, started_at, finished_at from pgscheduler_runs where outcome = 'stalled'"
-        ).fetchall()
+        beaten = db.execute("select finished_at from pgscheduler_runs where outcome = 'stalled'").fetchall()
         last_sign = max(event["time"] for event in lonely.seen("alive", pid=process))
 
         lonely.send({"do": "stats"})
@@ -56,10 +54,14 @@ def test_a_node_that_is_cut_off_gives_up_before_another_takes_over(
         client.wait(kept_out, 30)
         client.cancel(thread)
         client.wait(thread, 30)
+        client.wait(caged, 30)
 
     assert told["reason"] == "lost"
-    assert len(alone) == 1, "nobody else had a job when the run was told"
     assert len(beaten) == 2
+    # The clocks are those of one machine.
+    assert all(told["time"] < at.timestamp() for (at,) in beaten), (
+        "nobody else had a job when the run was told"
+    )
     for event in taken:
         assert told["time"] < event["time"]
         assert last_sign < event["time"]
@@ -99,26 +101,28 @@ def no_heartbeats(dsn: str) -> Iterator[None]:
 
 @pytest.fixture
 def node(dsn: str) -> Iterator[Scheduler]:
-    config = quiet_config(dsn, heartbeat_interval=0.4, no_heartbeat_timeout=2)
+    config = quiet_config(dsn, heartbeat_interval=0.4, no_heartbeat_timeout=4)
     with Scheduler(config) as scheduler:
         scheduler.register(Brief)
         yield scheduler
 
 
 def test_the_run_is_told_within_the_promised_time(
-    node: Scheduler, dsn: str, db: Connection, eventually: Callable[..., Any]
+    dsn: str, db: Connection, eventually: Callable[..., Any]
 ) -> None:
     """The run is told before its last written heartbeat is older than no_heartbeat_timeout."""
     patient = Patient()
-    node.register(patient)
-    node.start()
-    job = node.enqueue("patient")
-    query = "select heartbeat_at from pgscheduler_jobs where id = %s and heartbeat_at is not null"
-    eventually(lambda: db.execute(query, [job.id]).fetchone(), describe="the first heartbeat")
-    with no_heartbeats(dsn):
-        eventually(lambda: patient.told, describe="the run is told")
-        reason = patient.contexts[0].cancel_reason
-        row = live(db, job.id)
+    # It is told a heartbeat interval before: so long may a busy machine keep its thread waiting.
+    with Scheduler(quiet_config(dsn, heartbeat_interval=2, no_heartbeat_timeout=6)) as node:
+        node.register(patient)
+        node.start()
+        job = node.enqueue("patient")
+        query = "select heartbeat_at from pgscheduler_jobs where id = %s and heartbeat_at is not null"
+        eventually(lambda: db.execute(query, [job.id]).fetchone(), describe="the first heartbeat")
+        with no_heartbeats(dsn):
+            eventually(lambda: patient.told, timeout=20, describe="the run is told")
+            reason = patient.contexts[0].cancel_reason
+            row = live(db, job.id)
 
     assert row is not None
     # The node's clock is the database's here, so the two may be compared.
@@ -126,7 +130,7 @@ def test_the_run_is_told_within_the_promised_time(
     beaten = db.execute("select %s::timestamptz", [row["heartbeat_at"] or row["claimed_at"]]).fetchone()
     if row["token"] == patient.contexts[0].token:  # else it has given the job back already
         assert beaten is not None
-        assert (patient.told[0] - beaten[0]).total_seconds() < 2
+        assert (patient.told[0] - beaten[0]).total_seconds() < 6
 
 
 def test_a_fenced_node_claims_nothing_until_it_beats_again(
@@ -139,7 +143,7 @@ def test_a_fenced_node_claims_nothing_until_it_beats_again(
     node.enqueue("patient")
     eventually(lambda: patient.contexts)
     with no_heartbeats(dsn):
-        eventually(lambda: patient.told)
+        eventually(lambda: patient.told, timeout=20)
         claimed = node.node_stats()["claimed"]
         job = node.enqueue("brief")
         time.sleep(0.5)  # a claim takes milliseconds
@@ -157,7 +161,7 @@ def test_an_idle_node_that_cannot_beat_claims_nothing(
     node.start()
     node.wait(node.enqueue("brief"), 30)
     with no_heartbeats(dsn):
-        eventually(lambda: node.node_stats()["fenced"], timeout=10, describe="the node fences itself")
+        eventually(lambda: node.node_stats()["fenced"], timeout=20, describe="the node fences itself")
         claimed = node.node_stats()["claimed"]
         job = node.enqueue("brief")
         time.sleep(0.5)
@@ -172,7 +176,7 @@ def test_an_idle_node_that_cannot_beat_claims_nothing(
 def test_a_healthy_node_is_never_fenced_by_its_own_jobs(
     node: Scheduler, eventually: Callable[..., Any], db: Connection
 ) -> None:
-    """A run of twice the timeout, beside busy Python code and an exhausted pool, keeps its claim."""
+    """A run of longer than the timeout, beside busy Python code and an exhausted pool, keeps its claim."""
     patient = Patient()
     node.register(patient)
     node.start()
@@ -189,7 +193,7 @@ def test_a_healthy_node_is_never_fenced_by_its_own_jobs(
     borrowed = [node._store.pool.getconn() for _ in range(node.config.pool_size)]
     try:
         begun = time.monotonic()
-        eventually(lambda: patient.told or time.monotonic() - begun > 4, timeout=20)
+        eventually(lambda: patient.told or time.monotonic() - begun > 5, timeout=20)
         told = patient.told.copy()
         row = live(db, job.id)
     finally:
@@ -228,7 +232,7 @@ def test_a_run_that_is_lost_while_its_occurrence_is_written_is_not_begun(
     with psycopg.connect(dsn) as connection:
         connection.execute("select pg_advisory_xact_lock(5)")
         node.start()
-        eventually(lambda: node.node_stats()["lost"], describe="the claim is lost")
+        eventually(lambda: node.node_stats()["lost"], timeout=20, describe="the claim is lost")
     reason, occurrence = eventually(lambda: begun)[0]
 
     assert reason is None

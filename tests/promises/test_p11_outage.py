@@ -65,22 +65,33 @@ class Held(Job):
 
 
 class Load:
-    """A node under load, with one long run in progress; what an outage must not harm."""
+    """A node under load, with one long run in progress; what an outage must not harm.
+
+    A few other runs are in progress too, one of which `end_one` ends: there is then an outcome to be written, however
+    fast the load was done.
+    """
 
     def __init__(self, node_dsn: str, dsn: str) -> None:
         self.dsn = dsn
         self.node = Scheduler(config(node_dsn))
         self.node.init()
         self.held = Held(JobConfig(name="held", parameters="result"))
+        self.others = [Held(JobConfig(name=f"other{n}")) for n in range(3)]
+        self._held = iter(self.others)
         self.counted = Counted(JobConfig(name="counted"))
         self.record = self.node.schedule(self.held)
+        for other in self.others:
+            self.node.schedule(other)
         self.node.register(self.counted)
         self.node.start()
-        assert self.held.started.wait(20)
+        assert all(job.started.wait(20) for job in (self.held, *self.others))
         # Committed synchronously, so whatever was committed before it (the claim) is safe from a crash too.
         self.node.schedule_many(Counted(JobConfig(name="counted")) for _ in range(LOAD))
         for _ in range(LOAD // 10):
             assert self.counted.begun.acquire(timeout=30)
+
+    def end_one(self) -> None:
+        next(self._held).release.set()
 
     def loops(self) -> dict[str, Any]:
         return self.node.node_stats()["loops"]
@@ -88,7 +99,8 @@ class Load:
     def assert_survived(self, eventually: Any) -> None:
         """Every loop lives, the long run was not disturbed, and everything is recorded exactly once."""
         assert {name for name, loop in self.loops().items() if loop["alive"]} == LOOPS
-        self.held.release.set()
+        for job in (self.held, *self.others):
+            job.release.set()
         eventually(
             self._is_done, timeout=90, describe=lambda: f"all to be recorded: {self.node.node_stats()}"
         )
@@ -102,7 +114,7 @@ class Load:
         assert execute(self.dsn, "select count(*) from pgscheduler_runs where outcome <> 'completed'") == [
             (0,)
         ]
-        assert self.held.runs == [1]
+        assert [job.runs for job in (self.held, *self.others)] == [[1]] * 4
         assert self.node.get_job(self.record).result == "kept"
         eventually(lambda: not self.node.node_stats()["held"])
         # And it goes on as before: new jobs, new notifications.
@@ -121,7 +133,8 @@ class Load:
             return False
 
     def close(self) -> None:
-        self.held.release.set()
+        for job in (self.held, *self.others):
+            job.release.set()
         self.counted.pause.set()
         self.node.shutdown()
 
@@ -165,6 +178,7 @@ def test_a_short_restart_over_and_over_is_survived(
     for _ in range(3):
         server.outage(0.2)
         recorded = busy.node.node_stats()["recorded"]
+        busy.end_one()
         eventually(
             lambda recorded=recorded: busy.node.node_stats()["recorded"] > recorded,
             timeout=40,
@@ -182,6 +196,7 @@ def test_the_longest_outage_is_over_as_soon_as_a_short_one(
     proxy = proxy_to(dsn)
     busy = load(proxy.dsn, dsn)
     proxy.refuse()
+    busy.end_one()
 
     def failed_often() -> bool:
         # The dispatcher claims nothing while outcomes cannot be written, so it has nothing to fail at.
@@ -229,6 +244,7 @@ def test_a_network_that_is_gone_for_a_while_is_survived(
     busy = load(proxy.dsn, dsn)
 
     getattr(proxy, trouble)()
+    busy.end_one()
     if trouble == "refuse":
         eventually(
             lambda: busy.loops()["recorder"]["failures"] >= 3 and busy.loops()["heartbeat"]["failures"] >= 3,

@@ -285,7 +285,7 @@ def test_the_password_reaches_no_log_no_record_and_no_error(
     eventually(lambda: node.node_stats()["loops"]["heartbeat"]["failures"] == 0, timeout=20)
     wrong = psycopg.conninfo.make_conninfo(secret, port=1)
     broken = copy.copy(node._store)
-    broken.conninfo = wrong
+    broken._conninfo = wrong
     node._node._store = broken  # the runs' transactions use it; the loops have the good one
     home = dataclasses.replace(node._node.processes._home(), conninfo=wrong)
     node._node.processes._home = lambda: home

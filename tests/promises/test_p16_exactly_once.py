@@ -94,7 +94,7 @@ class OnceAsync(Job):
 if __name__ == "__main__":
     silent = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(50))
     scheduler = Scheduler(SchedulerConfig(dsn=sys.argv[1], logger=silent, run_immediately=True,
-                                          heartbeat_interval=0.2, no_heartbeat_timeout=1.0, shutdown_timeout=5))
+                                          heartbeat_interval=0.2, no_heartbeat_timeout=3.0, shutdown_timeout=5))
     scheduler.init()
     scheduler.register(Once)
     scheduler.register(OnceAsync)
@@ -110,7 +110,7 @@ KINDS = [("once", "thread"), ("once_async", "async"), ("once", "process")]
 
 
 def config(dsn: str) -> SchedulerConfig:
-    return SchedulerConfig(dsn=dsn, logger=SILENT, heartbeat_interval=0.2, no_heartbeat_timeout=1.0)
+    return SchedulerConfig(dsn=dsn, logger=SILENT, heartbeat_interval=0.2, no_heartbeat_timeout=60)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pgscheduler import Every, JobConfig, Scheduler
 from tests.promises.node_scripts import (
     Work,
     accounted,
+    ask_to_end,
     create_ledger,
     overlaps,
     quiet_config,
@@ -59,7 +60,7 @@ def test_a_deploy_burns_no_attempt_and_loses_no_occurrence(
         for _ in range(2 * NODES):
             oldest = alive.pop(0)
             begun = time.monotonic()
-            oldest.terminate()
+            ask_to_end(oldest)
             assert oldest.wait_for("shut down", timeout=SHUTDOWN + 10)["clean"] is True
             took.append(time.monotonic() - begun)
             assert oldest.wait() == 0

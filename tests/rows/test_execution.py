@@ -64,12 +64,16 @@ def test_row_42_concurrency_limit(dsn: str, scheduler_on: Made, call: type[Call]
     two.shutdown()
 
     lock, inside, most = threading.Lock(), 0, 0
+    full = threading.Event()  # the first five wait for each other
 
     def count(ctx: Any) -> None:
         nonlocal inside, most
         with lock:
             inside += 1
             most = max(most, inside)
+            if most == 5:
+                full.set()
+        full.wait(30)
         ctx.wait(0.02)
         with lock:
             inside -= 1
@@ -79,7 +83,7 @@ def test_row_42_concurrency_limit(dsn: str, scheduler_on: Made, call: type[Call]
     for _ in range(30):
         five.enqueue("short")
     five.start()
-    eventually(lambda: five.count_runs(name="short", outcome="completed") == 30)
+    eventually(lambda: five.count_runs(name="short", outcome="completed") == 30, timeout=60)
     assert (most, inside) == (5, 0)
 
 

@@ -159,8 +159,9 @@ def test_row_10_yaml_job_file(node: Node, scheduler: Scheduler, tmp_path: Path) 
     file = tmp_path / "jobs.yaml"
     file.write_text(COMMANDS)
     process, _ = node("run", "--config", str(file), "--allow-shell")
-    run = eventually(lambda: scheduler.runs(key="count"), timeout=60)[0]
-    assert (run.outcome, run.result["output"].strip()) == (Outcome.COMPLETED, "1")
+    # Occurrences that a slow start has missed are on record before the first run.
+    run = eventually(lambda: scheduler.runs(key="count", outcome="completed"), timeout=60)[0]
+    assert run.result["output"].strip() == "1"
     options = scheduler.get_job(("shell_job", "count")).options or {}
     assert (options["retries"], options["timeout"]) == (2, 30.0)
     process.terminate()
@@ -207,7 +208,7 @@ def test_row_12_function_jobs(dsn: str, db: psycopg.Connection[Any], scheduler_o
     assert (refused.outcome, "ValueError: not today" in refused.error) == (Outcome.FAILED, True)
     for module, function in (("no.such.module", "add"), ("os", "getcwd"), (WORKS, "nothing"), (WORKS, "os")):
         run = simple(function, module=module)
-        assert (run.outcome, "CallError" in run.error) == (Outcome.FAILED, True)
+        assert (run.outcome, "Traceback" in run.error) == (Outcome.FAILED, False)
     assert "no.such.module" not in sys.modules
 
     # What somebody writes into the row calls nothing else either.
@@ -234,8 +235,8 @@ def test_row_13_shell_command_jobs(dsn: str, scheduler_on: Made, tmp_path: Path)
     assert "because" in failed.error
 
     pids = tmp_path / "pids"
-    late = run(shell=f"sleep 600 & echo $! $$ > {pids}; wait", timeout=1)
-    assert "Timeout after 1 s" in late.error
+    late = run(shell=f"sleep 600 & echo $! $$ > {pids}; wait", timeout=3)  # time enough to write them
+    assert "Timeout after 3 s" in late.error
     for pid in pids.read_text().split():
         eventually(lambda pid=pid: not _alive(int(pid)), describe=f"{pid} to be gone")
 
@@ -336,7 +337,7 @@ def test_row_16_context_validation(
     assert launched == []
     (run,) = scheduler.runs(job)
     assert run.outcome is Outcome.FAILED
-    assert "parameters do not fit their schema: type 'string', got '$.month'" in run.reason
+    assert "parameters do not fit their schema at $.month: must be of type string" in run.reason
     assert scheduler.get_job(job).state is JobState.FAILED
 
 

@@ -6,12 +6,14 @@ Node scripts import from here too, so nothing in this package imports pytest at 
 from __future__ import annotations
 
 import io
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["ROOT", "Terminal", "eventually"]
+__all__ = ["ROOT", "Terminal", "eventually", "reserved_port"]
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 
@@ -25,7 +27,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def eventually(predicate: Callable[[], T], timeout: float = 10.0, describe: object = "") -> T:
+def eventually(predicate: Callable[[], T], timeout: float = 20.0, describe: object = "") -> T:
     """Wait until `predicate()` is truthy and return its value; fail when it is not in time.
 
     The only polling in the tests, for facts that live in another process and send no event. `describe`
@@ -40,3 +42,15 @@ def eventually(predicate: Callable[[], T], timeout: float = 10.0, describe: obje
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
     return value
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that nobody else is given in this block; connections to it are refused.
+
+    Bound, and listened at by nobody: a server that sets SO_REUSEADDR, as they all do, can have it meanwhile.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]

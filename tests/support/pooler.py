@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self, TypeVar, cast
@@ -20,7 +21,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.support import eventually
+from tests.support import eventually, reserved_port
 
 __all__ = ["PgBouncer", "free_port", "needs_its_own_way", "needs_notifications", "wanted", "why_not"]
 
@@ -99,7 +100,8 @@ class PgBouncer:
         self._directory = TemporaryDirectory(prefix="pgscheduler-pooler-")
         home = Path(self._directory.name)
         home.chmod(0o755)
-        self.port = free_port()
+        self._reserved = ExitStack()
+        self.port = self._reserved.enter_context(reserved_port())
         self._log = home / "pooler.log"
         self._log.touch()
         users = home / "users.txt"
@@ -152,6 +154,7 @@ class PgBouncer:
         """End it at once, whoever is connected. Idempotent."""
         self._process.terminate()
         self._process.wait(30)
+        self._reserved.close()
         self._directory.cleanup()
 
     def _url(self, dsn: str, host: str, port: int) -> str:

@@ -20,6 +20,7 @@ import psycopg
 from psycopg import conninfo, sql
 
 from pgscheduler.embedded import EmbeddedPostgres, Mode
+from tests.support import eventually
 
 __all__ = [
     "SHARED_SETTINGS",
@@ -83,13 +84,21 @@ def apply_schema(dsn: str) -> None:
 
 
 def terminate_backends(dsn: str) -> int:
-    """Cut every other connection to this database, as an administrator would; returns how many."""
-    rows = execute(
-        dsn,
-        "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where datname = current_database() and pid <> pg_backend_pid()",
-    )
-    return len(rows)
+    """Cut every other connection to this database, as an administrator would; returns how many.
+
+    They are cut when this returns: `pg_terminate_backend` only asks, and a backend may work on for a moment.
+    """
+    pids = [
+        pid
+        for pid, _ in execute(
+            dsn,
+            "select pid, pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()",
+        )
+    ]
+    left = "select count(*) from pg_stat_activity where pid = any (%s)"
+    eventually(lambda: execute(dsn, left, [pids]) == [(0,)], timeout=60, describe=f"{pids} to end")
+    return len(pids)
 
 
 class Server:

@@ -29,7 +29,7 @@ from typing import Any, Self
 
 from tests.support import ROOT
 
-__all__ = ["NodeProcess", "commands", "emit", "spawn_node"]
+__all__ = ["NodeProcess", "commands", "emit", "hears", "spawn_node"]
 
 Event = dict[str, Any]
 
@@ -78,6 +78,18 @@ def spawn_node(script: str | Path, *args: object, env: Mapping[str, str] | None 
     return NodeProcess(script, *args, env=env)
 
 
+def hears(pid: int, number: int) -> bool:
+    """Whether a process has a handler for this signal by now, or ignores it; before that it would just be ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return not Path("/proc").is_dir()  # elsewhere nobody can tell
+    masks = [
+        int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigCgt", "SigIgn"))
+    ]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 class NodeProcess:
     """A running script and everything that it said."""
 
@@ -113,7 +125,7 @@ class NodeProcess:
 
     # Hearing.
 
-    def wait_for(self, event: str, timeout: float = 15.0, **match: object) -> Event:
+    def wait_for(self, event: str, timeout: float = 30.0, **match: object) -> Event:
         """The first event of this kind, with these facts, that no earlier call returned.
 
         Fails at once when the node ends without it, and shows what the node said.

@@ -17,11 +17,13 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Literal, Self, TypeVar
 
 import psycopg
 from psycopg import conninfo
+
+from tests.support import reserved_port
 
 __all__ = ["Proxy", "Way"]
 
@@ -48,9 +50,12 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._gates: dict[str, asyncio.Event] = {}  # closed: that way is stalled
+        self._held = 0  # chunks that stand before a closed gate; only the loop's thread writes
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
-        self.port = 0
+        # Also while it refuses: nobody else may be given the port to which clients come back.
+        self._reserved = ExitStack()
+        self.port = self._reserved.enter_context(reserved_port())
         self._do(self._open())
         self.dsn = conninfo.make_conninfo(dsn, host="127.0.0.1", hostaddr="127.0.0.1", port=self.port)
 
@@ -86,6 +91,11 @@ class Proxy:
         """How many connections are open."""
         return len(self._pairs)
 
+    @property
+    def held(self) -> int:
+        """How many pieces have come in and are held back by a stall."""
+        return self._held
+
     def close(self) -> None:
         """Break everything and free the port. Idempotent."""
         if not self._loop.is_closed():
@@ -93,19 +103,21 @@ class Proxy:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)
             self._loop.close()
+            self._reserved.close()
 
     # What follows runs in the loop's thread.
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _open(self) -> None:
         for way in ("up", "down"):
             self._gates.setdefault(way, asyncio.Event()).set()
         if self._server is None:
             # The same port each time, so that clients can come back.
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
+            self._server = await asyncio.start_server(
+                self._accept, "127.0.0.1", self.port, reuse_address=True
+            )
 
     async def _close_gates(self, ways: tuple[str, ...]) -> None:
         for way in ways:
@@ -182,7 +194,11 @@ class Proxy:
         while True:
             due, data = await line.get()
             await asyncio.sleep(due - self._loop.time())
-            await self._gates[way].wait()
+            self._held += 1
+            try:
+                await self._gates[way].wait()
+            finally:
+                self._held -= 1
             if not data:
                 # PostgreSQL's protocol has no half-closed state: the end of one way ends both.
                 raise ConnectionResetError

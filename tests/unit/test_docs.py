@@ -20,7 +20,8 @@ import pytest
 
 import pgscheduler
 from pgscheduler import Backoff, Cron, InvalidCronError, JobConfig, Outcome, Scheduler, SchedulerConfig
-from tests.support import ROOT
+from tests.support import ROOT, eventually
+from tests.support.processes import hears
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -234,6 +235,8 @@ def test_smallest_program_runs(empty_dsn: str, tmp_path: Path) -> None:
             for line in process.stdout:
                 said.append(line)
                 if line == "welcome, user 42\n":
+                    # The job may be faster than the program's last line, from which on it hears signals.
+                    eventually(lambda: hears(process.pid, signal.SIGTERM), timeout=30)
                     process.send_signal(signal.SIGTERM)
             assert process.wait() == 0, "".join(said)
             assert "welcome, user 42\n" in said

@@ -271,12 +271,13 @@ def test_a_skewed_clock_moves_only_the_wall_clock(nodes, skewed_clock):
     node = nodes(CLOCK, env=clock.env)
     for offset in (3600, -86400.5, 0):
         clock.set(offset)
+        before = time.time()
         node.send({})
         seen = node.wait_for("clock")
 
-        assert seen["time_time"] - time.time() == pytest.approx(offset, abs=0.4)
-        assert seen["datetime"] - time.time() == pytest.approx(offset, abs=0.4)
-        assert 0.04 < seen["slept"] < 2
+        for wall in ("time_time", "datetime"):
+            assert before - 0.1 <= seen[wall] - offset <= time.time() + 0.1
+        assert 0.04 < seen["slept"] < 30
 
 
 def test_a_server_with_a_skewed_clock(own_server, skewed_clock):
@@ -287,9 +288,10 @@ def test_a_server_with_a_skewed_clock(own_server, skewed_clock):
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         for offset in (-7200, 3600):
             clock.set(offset)
+            before = time.time()
             now = connection.execute(ask).fetchone()[0]
 
-            assert now - time.time() == pytest.approx(offset, abs=0.4)
+            assert before - 0.1 <= now - offset <= time.time() + 0.1
 
 
 # --- networks --------------------------------------------------------------------------------------
@@ -327,7 +329,7 @@ def test_a_stalled_proxy_holds_back_and_heals(proxy_to, empty_dsn, way):
         thread.join(0.2)
         assert answers == []
         proxy.heal()
-        thread.join(5)
+        thread.join(30)
 
         assert answers == [(1,)]
 
@@ -377,7 +379,7 @@ def test_a_reset_also_breaks_a_stall(proxy_to, empty_dsn):
         thread, answers = ask_in_thread(connection)
         time.sleep(0.1)
         proxy.reset()
-        thread.join(5)
+        thread.join(30)
 
         assert isinstance(answers[0], psycopg.OperationalError)
 
@@ -394,11 +396,11 @@ def test_a_refusing_proxy_comes_back_on_its_port(proxy_to, empty_dsn):
 
 
 def test_a_delay_adds_to_every_round_trip(proxy_to, empty_dsn):
-    """With a delay of 50 ms each way, a statement takes 100 ms and not much more."""
+    """With a delay of 50 ms each way, a statement takes 100 ms, and not seconds."""
     proxy = proxy_to(empty_dsn)
     with psycopg.connect(proxy.dsn, autocommit=True) as connection:
         proxy.delay(0.05)
         began = time.monotonic()
         connection.execute("select 1")
 
-        assert 0.1 <= time.monotonic() - began < 0.5
+        assert 0.1 <= time.monotonic() - began < 5
