@@ -13,11 +13,10 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
 
 from ._declared import MARK, Change, Definitions, Plan, compare
 from ._sql import Names, Statements
-from ._store import dump
+from ._store import dicts, dump, tuples
 from .errors import DuplicateJobError, JobKindError, JobRunningError
 from .job import JobConfig
 
@@ -54,7 +53,7 @@ class Apply:
     def plan(self, connection: psycopg.Connection[Any]) -> Plan:
         """What would happen; reads only."""
         if not self._wanted:
-            (now,) = connection.execute(self._sql["now"]).fetchone()  # type: ignore[misc]
+            ((now,),) = tuples(connection).execute(self._sql["now"]).fetchall()
             for one in self._definitions.jobs:
                 values = self._values(one.name, self._definitions.marked(one), now)
                 self._wanted[(one.name, one.key)] = values
@@ -142,8 +141,7 @@ class Apply:
     def _rows(
         self, connection: psycopg.Connection[Any], statement: str, **parameters: Any
     ) -> list[Mapping[str, Any]]:
-        with connection.cursor(row_factory=dict_row) as cursor:
-            return list(cursor.execute(self._sql[statement], parameters).fetchall())
+        return list(dicts(connection).execute(self._sql[statement], parameters).fetchall())
 
 
 def _refuse(plan: Plan) -> None:

@@ -18,7 +18,7 @@ from ._json import clean_text, dump_json, load_json
 from ._marks import revealed
 from ._registry import Registered
 from ._schema import SchemaExtraError, check_parameters
-from .errors import InvalidTypeError, InvalidValueError, JobCancelled
+from .errors import InvalidTypeError, InvalidValueError, JobCancelled, PgSchedulerError
 from .job import Policy
 from .schedule import Schedule, missed
 from .signals import Cancel, Fail, Retry, Signal, Snooze
@@ -342,7 +342,7 @@ def _result(value: Any, claim: Claim, log: Any) -> Any:
 
 def error_text(error: BaseException) -> str:
     """Type, text and traceback, bounded. Frames' local variables are left out: they hold secrets."""
-    if isinstance(error, RemoteError):
+    if isinstance(error, RemoteError) or (isinstance(error, PgSchedulerError) and error.plain):
         return clean_text(error)
     try:
         text = "".join(traceback.format_exception(error, limit=-20))

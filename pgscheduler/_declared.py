@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from . import _check as check
 from ._json import load_json
-from ._marks import hidden
+from ._marks import MARK as SECRET
+from ._marks import hidden, told_apart
 from .errors import DuplicateJobError, InvalidTypeError, InvalidValueError
 from .job import JobConfig
 
@@ -94,7 +95,7 @@ class Change:
     key: str
     #: None for a job that is yet to be created.
     id: int | None = None
-    #: By field, (what is, what shall be). For a conflict: `reason`.
+    #: By field, (what is, what shall be); of parameters and policies only what differs. For a conflict: `reason`.
     differences: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     #: It cannot be changed at this moment, because it runs; an apply waits for its end.
     running: bool = False
@@ -186,8 +187,8 @@ def _change(
     busy = row["state"] == "running" or row["completed_at"] is not None
     if row["after_run"] == "delete":  # it is on its way out, and comes back when it is gone
         return Change("change", name, key, row["id"], {"retired": (True, False)}, running=True)
-    differences = {
-        field: (before, after)
+    differences: dict[str, tuple[Any, Any]] = {
+        field: (before, after) if field == "schedule" else _parted(before, after)  # a schedule is one thing
         for field, before, after in (
             ("schedule", load_json(row["schedule"]), load_json(values["schedule"])),
             ("parameters", row["parameters"] or {}, load_json(values["parameters"]) or {}),
@@ -198,7 +199,7 @@ def _change(
     }
     if "parameters" in differences:  # compared as they are, shown without what is marked as secret
         before, after = differences["parameters"]
-        differences["parameters"] = (hidden(before), hidden(after))
+        differences["parameters"] = told_apart(hidden(before), hidden(after))
     paused = row["state"] == "paused" or row["after_run"] == "pause"
     if enabled is not None and enabled == paused:
         state = {"enabled": (not paused, enabled)}
@@ -206,6 +207,30 @@ def _change(
             return Change("resume" if enabled else "pause", name, key, row["id"], state)
         differences |= state
     return Change("change", name, key, row["id"], differences, running=busy) if differences else None
+
+
+def _parted(before: Any, after: Any) -> tuple[Any, Any]:
+    """The two sides of a difference: of objects only what differs, by path, in one order whatever jsonb made of it."""
+    if (
+        not isinstance(before, Mapping)
+        or not isinstance(after, Mapping)
+        or SECRET in before
+        or SECRET in after
+    ):
+        return _ordered(before), _ordered(after)
+    left, right = {}, {}
+    for name in sorted(before.keys() | after.keys()):
+        if name not in after:
+            left[name] = _ordered(before[name])
+        elif name not in before:
+            right[name] = _ordered(after[name])
+        elif before[name] != after[name]:
+            left[name], right[name] = _parted(before[name], after[name])
+    return left, right
+
+
+def _ordered(value: Any) -> Any:
+    return json.loads(json.dumps(value, sort_keys=True))
 
 
 def _shown(options: str | None) -> Any:

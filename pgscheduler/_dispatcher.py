@@ -38,6 +38,10 @@ FULL_SCAN_FREE = 0.02  # seconds that any claim may take on a busy machine
 FULL_SCAN_PER_JOB = 50e-6  # seconds that claiming a job, and recording one beside it, may take
 BLOCKED = 1.0  # seconds; only a fallback for a wake-up that should have come
 HOARD_SECONDS = 1.0  # what was claimed ahead and is not started by then goes back to the others
+TRIAL_SECONDS = (
+    1.0  # what kills its process seldom takes longer; what survived it no longer holds up the next one
+)
+ASK_SECONDS = 5.0  # between hints to the other nodes that something may be due, and no slot is free here
 
 
 class Dispatcher:
@@ -82,6 +86,10 @@ class Dispatcher:
         self._rate_at = monotonic()
         self._seen = 0  # outcomes that the last step knew of
         self._hoard = (0, 0.0)  # (runs started, when) at the last sign of life
+        self._survivors: list[Claim] = []  # held claims of jobs whose node has died under them before
+        self._trial_until = 0.0  # monotonic: until then none that has seen two deaths joins the last one
+        self.on_busy: Callable[[], None] = lambda: None  # something may be due that this node has no slot for
+        self._asked_others_at = -ASK_SECONDS
         self.counters = {"claimed": 0, "lost": 0, "cycles": 0, "full_looks": 0}
 
     # --- called by slots and side loops ---------------------------------------------------------------
@@ -141,6 +149,10 @@ class Dispatcher:
         names = self._names()
         if free <= 0 or not names or self._ledger.fenced or self._recorder.stuck:
             self._blocked = True
+            due = self._look_at is not None and self._look_at <= now
+            if due and names and now - self._asked_others_at > ASK_SECONDS:
+                self._asked_others_at = now
+                self.on_busy()
             return None
         self._look_at = None  # before the claim: a hint that comes while it is under way must stay
         everything = not self._marks or now >= self._full_at
@@ -150,7 +162,13 @@ class Dispatcher:
             everything = True  # a name that is new here may have been due for long
             self._asked_names = names
         self._marks_exhausted = False
-        return ClaimRequest(free, names, self._marks, everything)
+        # Whatever a node holds when it dies counts as a stall, and a few of them end a job. So those that have seen a
+        # death are not claimed ahead, to wait beside what may kill this node too: there are never more than slots, and
+        # they are first in line. Those that have seen two, of which the next may be the last, begin one at a time.
+        self._survivors = [claim for claim in self._survivors if not (claim.settled or claim.lost)]
+        on_trial = now < self._trial_until and any(claim.stalls > 1 for claim in self._survivors)
+        once = max(self._slots - len(self._survivors), 0)
+        return ClaimRequest(free, names, self._marks, everything, once, 0 if on_trial else min(once, 1))
 
     def _claim(self, request: ClaimRequest) -> list[Claim]:
         """Claim, hold what was claimed, and hand it to the slots."""
@@ -173,7 +191,8 @@ class Dispatcher:
             self._on_lost(self._ledger.hold(claims))
             self._recorder.tell(claims, [], [])  # before the slots have them: their ends are told after it
             if self.claiming:
-                self.workers.submit(claims)
+                survivors = [claim for claim in claims if claim.stalls]
+                self.workers.submit([c for c in claims if not c.stalls] if survivors else claims, survivors)
                 self._recorder.wake()
             else:
                 # The shutdown began while this claim was under way: nobody would tell its runs to stop.
@@ -195,6 +214,12 @@ class Dispatcher:
             self._marks = {}
         for claim in claims:
             self._marks[claim.priority] = claim.run_at  # in order, so the last one of each priority stays
+        if survivors := [claim for claim in claims if claim.stalls]:
+            # There may be more of them than this claim could bring, and behind them jobs that are new.
+            self._survivors += survivors
+            self._look_at = now
+            if any(claim.stalls > 1 for claim in survivors):
+                self._trial_until = now + TRIAL_SECONDS
         if not self._saturated:
             if not request.everything and self._look_at is None:
                 self._look_at = max(self._affordable_at, now)  # nothing behind the marks; maybe before them
@@ -211,6 +236,8 @@ class Dispatcher:
             return 0.0
         if self._look_at is None:
             due_at = now + self._seconds_to_next_due()
+            if self._trial_until > now:
+                due_at = min(due_at, self._trial_until)  # the next of those that begin one at a time
             if self._look_at is None:  # no hint came while we asked
                 self._look_at = due_at
         return max(self._look_at - monotonic(), 0.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 from ._context import RunContext
@@ -21,6 +21,8 @@ from .clock import monotonic
 from .states import Claim
 
 __all__ = ["Workers"]
+
+SPAWN_PAUSE = 0.5  # seconds after a thread that could not be had; claims come hundreds of times a second
 
 
 class _Slot:
@@ -48,16 +50,18 @@ class Workers:
         self._processes = processes
         self._name = name
         self._idle: list[_Slot] = []  # last in, first out: a warm thread runs next
-        self._threads: list[_Slot] = []  # dispatcher appends
+        self._threads: list[_Slot] = []  # those that run; dispatcher appends
+        self._spawn_at = 0.0  # monotonic: before that no thread is asked for; dispatcher only
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_lock = threading.Lock()
 
-    def submit(self, claims: Iterable[Claim]) -> None:
-        """Hand claims over; wakes or makes as many slots as there is work for."""
-        before = len(self.ready)
+    def submit(self, claims: Sequence[Claim], urgent: Sequence[Claim] = ()) -> None:
+        """Hand claims over, the urgent ones to the head of the line; wakes or makes as many slots as there is work for."""
+        self.ready.extendleft(reversed(urgent))
         self.ready.extend(claims)
-        fresh = len(self.ready) - before
+        # Not by how much the line has grown: slots take from it meanwhile.
+        fresh = len(claims) + len(urgent)
         while fresh > 0:
             try:
                 slot = self._idle.pop()
@@ -65,8 +69,7 @@ class Workers:
                 break
             slot.waker.wake()
             fresh -= 1
-        while fresh > 0 and len(self._threads) < self.slots and self.ready:
-            self._spawn()
+        while fresh > 0 and len(self._threads) < self.slots and self.ready and self._spawn():
             fresh -= 1
 
     def take_back(self) -> list[Claim]:
@@ -95,13 +98,33 @@ class Workers:
             self._loop = None
         return ended
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> bool:
+        """Make a slot. False if there is no thread for it, as under a container's limit.
+
+        The claims are for the slots that there are, then; or the dispatcher gives them back as hoarded, and the claim
+        that follows asks for a thread again.
+        """
+        if monotonic() < self._spawn_at:
+            return False
         slot = _Slot()
         slot.thread = threading.Thread(
             target=self._work, args=(slot,), name=f"{self._name}-worker-{len(self._threads)}", daemon=True
         )
+        try:
+            slot.thread.start()
+        except (RuntimeError, MemoryError) as error:
+            self._spawn_at = monotonic() + SPAWN_PAUSE
+            self._runner.log.warning(
+                "no thread for another slot, will try again",
+                slots=len(self._threads),
+                wanted=self.slots,
+                error=str(error),
+            )
+            return False
         self._threads.append(slot)
-        slot.thread.start()
+        if self._stopping:
+            slot.waker.wake()  # stop() may have looked before it was in the list
+        return True
 
     def _work(self, slot: _Slot) -> None:
         ready, idle = self.ready, self._idle
@@ -183,10 +206,14 @@ class Workers:
         with self._loop_lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                self._loop = loop
-                threading.Thread(
-                    target=_run_loop, args=(loop,), name=f"{self._name}-asyncio", daemon=True
-                ).start()
+                try:
+                    threading.Thread(
+                        target=_run_loop, args=(loop,), name=f"{self._name}-asyncio", daemon=True
+                    ).start()
+                except BaseException:
+                    loop.close()
+                    raise
+                self._loop = loop  # only now: without its thread every later async job would wait for ever
             return self._loop
 
 

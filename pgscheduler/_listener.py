@@ -40,7 +40,7 @@ class Listener:
         self._connection: psycopg.Connection[Any] | None = None
         self._probed_at: float | None = None
         self._heard: set[str] = set()
-        self._connected_before = False
+        self.deaf_before = False  # something may have been announced before it listens: when it does, look
         self.ready = threading.Event()  # set once LISTEN is in force for the first time
         self.hears: bool | None = None  # None until the probe has come back, or has not
         self._wake_read, self._wake_write = os.pipe()
@@ -51,8 +51,7 @@ class Listener:
             if connection is None:
                 self._connect()
                 return 0.0  # a success on record: the sleep that follows may be long
-            ready, _, _ = select.select([connection.fileno(), self._wake_read], [], [], self._patience())
-            if connection.fileno() in ready:
+            if self._sleep(connection):
                 self._hear(connection)
             elif self._probed_at is not None and monotonic() - self._probed_at > PROBE_PATIENCE:
                 self._probed_at, self.hears = None, False
@@ -91,21 +90,25 @@ class Listener:
         with contextlib.suppress(DatabaseUnavailableError), self._store.connect() as other:
             self._store.notify(other, "probe")
             self._probed_at = monotonic()
-        if self._connected_before:
+        self.ready.set()
+        if self.deaf_before:
             # What was announced while we were deaf is unknown, so look.
             self._on_hint("due")
             self._on_hint("cancel")
-        self._connected_before = True
-        self.ready.set()
+        self.deaf_before = True
         self._hear(connection)
         return connection
 
-    def _patience(self) -> float | None:
-        return (
-            None
-            if self._probed_at is None
-            else max(self._probed_at + PROBE_PATIENCE - monotonic(), 0.0) + 0.05
-        )
+    def _sleep(self, connection: psycopg.Connection[Any]) -> bool:
+        """Until the server says something (True), the probe's time is over, or somebody interrupts."""
+        patience = None  # milliseconds
+        if self._probed_at is not None:
+            patience = (max(self._probed_at + PROBE_PATIENCE - monotonic(), 0.0) + 0.05) * 1000
+        # select() takes no descriptor beyond 1023, and a process may have more files open than that.
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        return any(ready == connection.fileno() for ready, _ in poll.poll(patience))
 
     def _hear(self, connection: psycopg.Connection[Any]) -> None:
         raw = connection.pgconn

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from ._observer import Observer
-from ._store import Store
+from ._store import Store, tuples
 from .clock import monotonic, uniform
 
 __all__ = ["CHORES", "LONG", "Chore", "Maintenance", "ensure_partitions"]
@@ -28,6 +28,10 @@ BATCH = 1000  # rows per transaction, so that no chore holds locks for long
 TRIM_BATCH = 50_000  # lines of history per transaction: nobody waits for them, and each pass reads all of it
 DAYS_AHEAD = 3  # partitions are made this far ahead; the default partition catches the rest
 PARTITIONED = ("runs", "run_logs")
+# A partition is made or dropped under a lock that waits for whoever reads history, a dump say, and while it waits every
+# outcome queues behind it. There are days to do it in, so it waits for a moment, and tries again later.
+LOCK_PATIENCE = "100ms"
+LOCK_PAUSE = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,21 @@ class Chore:
 
 def reset_stalled(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
     """Jobs whose node is silent are due again."""
-    return connection.execute(
-        store.sql["stalled"], {"timeout": settings.no_heartbeat_timeout, "batch": BATCH}
-    ).fetchall()
+    return (
+        tuples(connection)
+        .execute(store.sql["stalled"], {"timeout": settings.no_heartbeat_timeout, "batch": BATCH})
+        .fetchall()
+    )
 
 
 def retire_orphans(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
     """Jobs whose name nobody knows become records; nodes that nobody can wait for any more are forgotten."""
     connection.execute(store.sql["old_nodes"], {"timeout": settings.orphaned_job_timeout + 86400})
-    return connection.execute(
-        store.sql["orphans"], {"timeout": settings.orphaned_job_timeout, "batch": BATCH}
-    ).fetchall()
+    return (
+        tuples(connection)
+        .execute(store.sql["orphans"], {"timeout": settings.orphaned_job_timeout, "batch": BATCH})
+        .fetchall()
+    )
 
 
 def keep_partitions(connection: psycopg.Connection[Any], store: Store, settings: Settings) -> list[Any]:
@@ -78,8 +86,9 @@ def keep_partitions(connection: psycopg.Connection[Any], store: Store, settings:
 
     A role that may create nothing keeps its history in the default partition, and deletes what is old.
     """
-    connection.execute("set local lock_timeout = '2s'")
-    today = connection.execute(store.sql["now"]).fetchone()[0].astimezone(UTC).date()  # type: ignore[index]
+    connection.execute("select set_config('lock_timeout', %s, true)", [LOCK_PATIENCE])
+    ((now,),) = tuples(connection).execute(store.sql["now"]).fetchall()
+    today = now.astimezone(UTC).date()
     # The partition of a day may go when its last instant is older than the retention.
     oldest = today - timedelta(days=int(settings.history_retention // 86400) + 1)
     touched: list[str] = []
@@ -101,7 +110,7 @@ def trim_history(connection: psycopg.Connection[Any], store: Store, settings: Se
     connection.execute("set local enable_mergejoin = off")  # it would sort all of it, by name
     limits = {"completed": settings.history_keep_completed, "failed": settings.history_keep_failed}
     window = {"window": settings.remember_finished, "batch": TRIM_BATCH}
-    ((count,),) = connection.execute(store.sql["trim_runs"], {**limits, **window}).fetchall()
+    ((count,),) = tuples(connection).execute(store.sql["trim_runs"], {**limits, **window}).fetchall()
     # Not the lines themselves: while they are read the transaction stands still, which it must not do for long.
     return [None] * count
 
@@ -140,8 +149,14 @@ class Maintenance:
         now = monotonic()
         for chore in self._chores:
             if self._due[chore.name] <= now:
-                again = self.do(chore)
                 period = chore.period(self._settings)
+                try:
+                    again = self.do(chore)
+                except psycopg.errors.LockNotAvailable:
+                    if period <= LOCK_PAUSE:
+                        raise  # the loop tries again soon
+                    self._log.info("maintenance waits for a lock", chore=chore.name)
+                    again, period = False, LOCK_PAUSE
                 # Jitter only shortens: nodes spread out, and the promise keeps its bound.
                 self._due[chore.name] = now if again else monotonic() + period * uniform(0.8, 1.0)
         return max(min(self._due.values()) - monotonic(), 0.0)
@@ -153,15 +168,20 @@ class Maintenance:
     def do(self, chore: Chore) -> bool:
         """Run one chore if no other node is at it; True when there is more to do."""
 
-        def locked(connection: psycopg.Connection[Any]) -> list[Any]:
-            with connection.transaction():
-                key = self._store.names.lock_key(chore.lock)
-                entered = connection.execute(ENTER, [key, self._patience()]).fetchone()
-                if entered is not None and entered[0]:
-                    return chore.do(connection, self._store, self._settings)
+        def locked(connection: psycopg.Connection[Any]) -> list[Any] | psycopg.errors.LockNotAvailable:
+            try:
+                with connection.transaction():
+                    key = self._store.names.lock_key(chore.lock)
+                    entered = tuples(connection).execute(ENTER, [key, self._patience()]).fetchone()
+                    if entered is not None and entered[0]:
+                        return chore.do(connection, self._store, self._settings)
+            except psycopg.errors.LockNotAvailable as busy:
+                return busy  # to be told from a server that refuses work
             return []
 
         touched = self._store.using(locked)
+        if isinstance(touched, psycopg.errors.LockNotAvailable):
+            raise touched
         if touched:
             self._log.info("maintenance", chore=chore.name, count=len(touched))
             if self.observer is not None:
@@ -218,23 +238,29 @@ def _partitions(connection: psycopg.Connection[Any], store: Store) -> set[str]:
     """The daily partitions that exist, without the prefix."""
     prefix = store.names.prefix
     parents = [prefix + parent for parent in PARTITIONED]
-    rows = connection.execute(
-        store.sql["partitions"], {"schema": store.names.schema, "parents": parents}
-    ).fetchall()
+    rows = (
+        tuples(connection)
+        .execute(store.sql["partitions"], {"schema": store.names.schema, "parents": parents})
+        .fetchall()
+    )
     return {child.removeprefix(prefix) for _, child, is_default in rows if not is_default}
 
 
 def _default_holds(connection: psycopg.Connection[Any], store: Store, parent: str, day: date) -> bool:
     column = "finished_at" if parent == "runs" else "at"
-    found = connection.execute(
-        sql.SQL("select exists (select from {} where {} >= {} and {} < {})").format(
-            store.names.identifier(f"{parent}_default"),
-            sql.Identifier(column),
-            sql.Literal(_midnight(day)),
-            sql.Identifier(column),
-            sql.Literal(_midnight(day + timedelta(days=1))),
+    found = (
+        tuples(connection)
+        .execute(
+            sql.SQL("select exists (select from {} where {} >= {} and {} < {})").format(
+                store.names.identifier(f"{parent}_default"),
+                sql.Identifier(column),
+                sql.Literal(_midnight(day)),
+                sql.Identifier(column),
+                sql.Literal(_midnight(day + timedelta(days=1))),
+            )
         )
-    ).fetchone()
+        .fetchone()
+    )
     return bool(found and found[0])
 
 

@@ -7,20 +7,24 @@ classes. Stored is the value: the mark keeps it from being shown, and is no encr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .errors import InvalidValueError
 
 __all__ = [
-    "HIDDEN", "MARK", "SHORTEST", "check_marks", "hidden", "marked", "mask", "masked", "revealed", "secret", "texts_of",
+    "HIDDEN", "MARK", "SHORTEST", "check_marks", "doubtful", "hidden", "marked", "mask", "masked", "revealed", "secret", "texts_of",
+    "told_apart",
 ]  # fmt: skip
 
 MARK = "$secret"
 HIDDEN = "***"
+CHANGED = " (secret changed)"  # said after what looks the same
 SHORTEST = 4  # characters: masking shorter ones would tear holes into any text
 
 _IN_TEXT = f'"{MARK}"'
+_HIDDEN_IN_URL = re.compile(rf"(=|://){re.escape(HIDDEN)}(?=[&@#]|$)")
 
 
 def secret(value: Any) -> dict[str, Any]:
@@ -37,13 +41,21 @@ def marked(text: str | None) -> bool:
     return text is not None and _IN_TEXT in text
 
 
+def doubtful(text: str | None) -> bool:
+    """May `check_marks` have something to say of this JSON text? As cheap."""
+    return text is not None and (_IN_TEXT in text or HIDDEN in text)
+
+
 def check_marks(field: str, value: Any, path: str = "$") -> None:
-    """Raise InvalidValueError for a mark that would not be one, or whose value is what is shown instead of it."""
+    """Raise InvalidValueError for a mark that would not be one, and for what is shown instead of a secret.
+
+    The second was read in a listing and sent back: storing it would lose the secret.
+    """
     if isinstance(value, Mapping):
         if MARK in value:
             if len(value) > 1:
                 raise InvalidValueError(field, path, f"must hold nothing beside {MARK}")
-            if value[MARK] == HIDDEN:
+            if value[MARK] in (HIDDEN, HIDDEN + CHANGED):
                 raise InvalidValueError(
                     field, path, f"must hold the secret itself, not the {HIDDEN} that is shown"
                 )
@@ -51,6 +63,10 @@ def check_marks(field: str, value: Any, path: str = "$") -> None:
                 raise InvalidValueError(field, path, f"must not hold another {MARK}")
         for name, inner in value.items():
             check_marks(field, inner, f"{path}.{ascii(name)[1:-1][:40]}")
+    elif isinstance(value, str) and (value == HIDDEN or _HIDDEN_IN_URL.search(value)):
+        raise InvalidValueError(
+            field, path, f"must hold the value itself, not the {HIDDEN} that is shown instead of it"
+        )
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             check_marks(field, inner, f"{path}[{number}]")
@@ -70,6 +86,22 @@ def hidden(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {MARK: HIDDEN} if MARK in value else {name: hidden(inner) for name, inner in value.items()}
     return [hidden(inner) for inner in value] if isinstance(value, list) else value
+
+
+def told_apart(before: Any, after: Any) -> tuple[Any, Any]:
+    """Two sides of a change, secrets hidden: where they look the same now, the second says that a secret differs.
+
+    They must hold only what did differ: what has always been the same would be called changed.
+    """
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        told = {
+            name: told_apart(before[name], inner)[1] if name in before else inner
+            for name, inner in after.items()
+        }
+        return before, told
+    if before == after:
+        return before, f"{after if isinstance(after, str) else HIDDEN}{CHANGED}"
+    return before, after
 
 
 def texts_of(value: Any) -> frozenset[str]:

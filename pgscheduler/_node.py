@@ -37,6 +37,9 @@ __all__ = ["MARGIN", "Node", "PassSummary"]
 
 MARGIN = 0.8  # seconds beyond shutdown_timeout in which the last outcomes are written and loops are joined
 RELEASE_TIME = 0.6  # of them, for giving back what was stopped at the deadline
+LISTEN_PATIENCE = (
+    2.0  # seconds that a start waits for its listener; one that comes later looks for what it missed
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ class Node:
         self.workers = Workers(config.max_concurrent_jobs, runner, self.processes, name)
         self.dispatcher.workers = self.workers
         self.recorder.ready = self.workers.ready
-        self.recorder.on_due = self.dispatcher.look
+        self.recorder.on_due = self._due_again
+        self.dispatcher.on_busy = lambda: poke("due")
         self.heartbeat = Heartbeat(
             store,
             self.ledger,
@@ -158,7 +162,10 @@ class Node:
             )
             self.loops["listener"].start()
             # LISTEN first, then the first look: what is committed between the two would else wait.
-            self.listener.ready.wait(2.0)
+            if not self.listener.ready.wait(LISTEN_PATIENCE):
+                self.listener.deaf_before = True
+                if self.listener.ready.is_set():  # just now: it may not have seen what we said
+                    self.hint("due")
         else:
             self._log.info(
                 "notifications are off; jobs are found at their due times and every job_check_interval"
@@ -292,7 +299,7 @@ class Node:
     # --- one pass without loops ---------------------------------------------------------------------------
 
     def run_pass(self, limit: int) -> PassSummary:
-        """Claim up to `limit` due jobs, run them here one after the other, record each."""
+        """Claim, run and record what is due, here, one job after the other, `limit` at most."""
         self.heartbeat.step()
         beat = Loop(f"{self._name}-heartbeat", self.heartbeat.step, self._log)
         fence = Loop(f"{self._name}-fence", Fence(self.ledger, self._on_lost).step, self._log)
@@ -302,15 +309,19 @@ class Node:
         try:
             before = self._resets
             self.maintenance.do(CHORES[0])
-            request = ClaimRequest(limit, self._registry.names(), {}, True)
-            claims: list[Claim] = []
-            if request.names:
+            # One at a time: what waited in this process for its turn would die with it, and count that as a stall.
+            request = ClaimRequest(
+                1, self._registry.names(), {}, True, once=1, often=1, until=self._store.now()
+            )
+            claimed = completed = failed = 0
+            while claimed < limit and request.names:
                 claims = self._store.claim(connection, self._id, request, new_token())
-            self.ledger.hold(claims)
-            self.recorder.tell(claims, [], [])
-            completed = failed = 0
-            for claim in claims:
-                self.workers.execute(claim)
+                if not claims:
+                    break
+                claimed += 1
+                self.ledger.hold(claims)
+                self.recorder.tell(claims, [], [])
+                self.workers.execute(claims[0])
                 done, ended, notes = self.recorder.take_all()
                 if done:
                     self.recorder.settle(done, [], self._store.complete(connection, done))
@@ -320,7 +331,7 @@ class Node:
                 failed += sum(
                     e.outcome in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STALLED) for e in ended
                 )
-            return PassSummary(len(claims), completed, failed, self._resets - before)
+            return PassSummary(claimed, completed, failed, self._resets - before)
         finally:
             connection.close()
             for loop in (beat, fence):
@@ -373,6 +384,12 @@ class Node:
         if noted and self.observer is not None:
             self.observer.skipped(claim, len(skipped))
         return noted
+
+    def _due_again(self) -> None:
+        """What was recorded may have made a job due: another attempt, the next occurrence, what was given back."""
+        self.dispatcher.look()
+        if not self.dispatcher.claiming:
+            self._poke("due")  # it is for the other nodes now
 
     def _on_reset(self, touched: list[Any]) -> None:
         self._resets += len(touched)

@@ -127,6 +127,8 @@ class Registry:
         elif known is not None:
             raise DuplicateJobError(f"job {name!r} is already registered", name)
         self._add(name, job, source)
+        if job.config.schedule is not None:
+            self._kinds.setdefault(name, True)
         return name
 
     def admit(self, job: Job) -> None:
@@ -147,18 +149,23 @@ class Registry:
             if self._scheduled.get((name, key), job) is not job:
                 raise DuplicateJobError(f"recurring job already exists in job registry: {name}", name)
 
-    def adopt(self, job: Job) -> None:
-        """Remember what was admitted and stored."""
+    def adopt(self, job: Job, *, certain: bool = True) -> None:
+        """Remember what was admitted and stored. Not `certain`: in a transaction that its caller may still roll back.
+
+        Then only what runs it is remembered, in case it is committed; it keeps no other from its place.
+        """
         name = job.name
         recurring = job.config.schedule is not None
-        self._kinds[name] = recurring
         if name not in self._by_name:
             self._add(name, job, job)
             self._implicit.add(name)
+        if certain:
+            self._kinds[name] = recurring
         if recurring:
             key = job.config.key or name
-            self._scheduled[(name, key)] = job
             self._by_key[(name, key)] = Registered(name, job)
+            if certain:
+                self._scheduled[(name, key)] = job
 
     def forget(self, name: str, key: str | None) -> None:
         """The recurring job was deleted: its name and key may be scheduled anew."""
@@ -182,8 +189,6 @@ class Registry:
         self._by_name[name] = Registered(name, job)
         self._sources[name] = source
         self._classes[name] = type(job)
-        if job.config.schedule is not None:
-            self._kinds.setdefault(name, True)
 
 
 def instantiate(source: Any) -> Job:

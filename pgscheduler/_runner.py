@@ -1,10 +1,12 @@
-"""One claim becomes one outcome: prepare, run the hooks, decide. No SQL, no threads."""
+"""One claim becomes one outcome: prepare, run the hooks, decide. No SQL; threads only for async jobs' plain hooks."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
+import threading
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -39,7 +41,7 @@ class Runner:
     ) -> None:
         self._registry = registry
         self._services = services
-        self._log = log
+        self.log = log
         self._outlived = outlived  # may somebody else have this claim's job by now?
         #: Writes that the claim's run is for this occurrence, and which were skipped. False: the claim was lost.
         self._note_catch_up = catch_up
@@ -88,7 +90,7 @@ class Runner:
             if not self._note_catch_up(claim, occurrence, plan.skipped):
                 return False  # lost: the refusal of its release says so
         except Exception as error:  # noqa: BLE001 - whatever it is, the job goes back and nothing was begun
-            self._log.warning(
+            self.log.warning(
                 "run not begun: its occurrence could not be written",
                 job=claim.name,
                 key=claim.key,
@@ -123,7 +125,7 @@ class Runner:
     def fail(self, claim: Claim, error: BaseException) -> None:
         """Something outside the hooks broke: the attempt is released to be tried elsewhere, after a while."""
         claim.context = None
-        self._log.error(
+        self.log.error(
             "run broke outside its hooks",
             job=claim.name,
             key=claim.key,
@@ -154,7 +156,7 @@ class Runner:
         ):
             self.report(claim, (claim, started, now))
             return
-        outcome = decide(plan, context.cancel_reason, context._completed, verdict, started, now, self._log)
+        outcome = decide(plan, context.cancel_reason, context._completed, verdict, started, now, self.log)
         progress, lines = context._take_notes(final=True)
         outcome.progress, outcome.logs = progress, lines
         if marked(claim.parameters):
@@ -165,10 +167,10 @@ class Runner:
 
     def _tell(self, outcome: Ended) -> None:
         """A failed attempt, for whoever reads only the log; the whole error is in history."""
-        if self._log is None:
+        if self.log is None:
             return
         claim, retried = outcome.claim, outcome.delay is not None
-        (self._log.warning if retried else self._log.error)(
+        (self.log.warning if retried else self.log.error)(
             "run failed",
             job=claim.name,
             key=claim.key,
@@ -223,11 +225,7 @@ async def call_hooks_async(entry: Registered, context: RunContext) -> Verdict:
     async def call(hook: Callable[[RunContext], Any]) -> Any:
         if inspect.iscoroutinefunction(hook):
             return await hook(context)
-        # The error comes back as a value: a StopIteration cannot be set on a future, which would then hang.
-        value, error = await asyncio.to_thread(_attempt, hook, context)
-        if error is not None:
-            raise error
-        return value
+        return await _beside_the_loop(hook, context)
 
     early: Any = None
     try:
@@ -240,7 +238,13 @@ async def call_hooks_async(entry: Registered, context: RunContext) -> Verdict:
         return Verdict(error=error)
     verdict = Verdict()
     try:
-        verdict.value = early if isinstance(early, Signal) else await call(job.run)
+        if isinstance(early, Signal):
+            verdict.value = early
+        else:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError  # init went on to its end all the same, so the cancel is for run
+            verdict.value = await call(job.run)
         _refuse_unstarted(verdict.value)
     except BaseException as error:  # noqa: BLE001
         verdict.error = error
@@ -250,6 +254,31 @@ async def call_hooks_async(entry: Registered, context: RunContext) -> Verdict:
         except BaseException as error:  # noqa: BLE001
             context.log.error("shutdown hook failed", error=error_text(error))
     return verdict
+
+
+async def _beside_the_loop(hook: Callable[[RunContext], Any], context: RunContext) -> Any:
+    """Call a plain hook on a thread, and return when its code has ended, not before: its job is given to others then.
+
+    A cancel cannot end it. It learns from its context that it should stop, as a thread job does.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+    variables = contextvars.copy_context()
+
+    def work() -> None:
+        # The error comes back as a value: a StopIteration cannot be set on a future, which would then hang.
+        outcome = variables.run(_attempt, hook, context)
+        loop.call_soon_threadsafe(ended.set_result, outcome)
+
+    # Not one of asyncio's own threads: there are few of them, and a process that is to end waits for each.
+    threading.Thread(target=work, name=f"pgscheduler-hook-{context.name}", daemon=True).start()
+    while not ended.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([ended])
+    value, error = ended.result()
+    if error is not None:
+        raise error
+    return value
 
 
 def _attempt(hook: Callable[[RunContext], Any], context: RunContext) -> tuple[Any, BaseException | None]:

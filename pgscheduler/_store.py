@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import json
 import secrets
-import select
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import Connection, pq
-from psycopg.adapt import Transformer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.rows import DictRow, TupleRow, dict_row
+from psycopg.rows import DictRow, TupleRow, dict_row, tuple_row
 from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
+from ._direct import Direct, one_line
 from ._json import read_json
 from ._sql import Names, Statements, positional
 from .clock import elapsed, monotonic
-from .errors import DatabaseUnavailableError, SchemaError
+from .errors import DatabaseUnavailableError, InvalidValueError, SchemaError
 from .states import Claim, Ended
 
-__all__ = ["ClaimRequest", "Store", "bigints", "is_connection_error"]
+__all__ = ["ClaimRequest", "Store", "bigints", "conninfo_of", "dicts", "is_connection_error", "tuples"]
 
 T = TypeVar("T")
 
@@ -44,8 +42,7 @@ select set_config('timezone', 'UTC', false), set_config('enable_seqscan', 'off',
 where pg_backend_pid() = %s
 """
 
-#: Prepared all at once: an outcome shall need one round trip, also the first one.
-_OUTCOMES = ("complete", "finish", "note")
+MANY = 1_000_000  # more than one claim ever brings
 #: The types that `_packed` makes arrays of, by their numbers in PostgreSQL.
 _ARRAY_OF = {"q": 20, "d": 701}
 #: What `insert.sql` answers, but for the hint.
@@ -54,17 +51,34 @@ _INSERTED = ("id", "run_at", "scheduled_at", "created_at", "transaction")
 
 @dataclass(slots=True)
 class ClaimRequest:
-    """What a claim asks for. `marks` by priority say where the last one ended; `everything` ignores them."""
+    """What a claim asks for. `marks` by priority say where the last one ended; `everything` ignores them.
+
+    `once` and `often`: how many it may bring of those whose node died under them once, and more often. `until`: only
+    what was due by then.
+    """
 
     slots: int
     names: list[str]
     marks: dict[int, datetime]
     everything: bool
+    once: int = MANY
+    often: int = MANY
+    until: datetime | None = None
 
 
 def bigints(values: Iterable[int]) -> str:
     """An array literal: three times cheaper than handing psycopg a list."""
     return "{" + ",".join(map(str, values)) + "}"
+
+
+def tuples(connection: Connection[Any]) -> psycopg.Cursor[TupleRow]:
+    """A cursor whose rows are tuples: a pool or a connection that somebody else made may answer rows of any kind."""
+    return psycopg.Cursor(connection, row_factory=tuple_row)
+
+
+def dicts(connection: Connection[Any]) -> psycopg.Cursor[DictRow]:
+    """The same with dictionaries."""
+    return psycopg.Cursor(connection, row_factory=dict_row)
 
 
 class Store:
@@ -85,21 +99,30 @@ class Store:
     ) -> None:
         self.names = names
         self.sql = Statements(names)
-        self.conninfo = _with_defaults(conninfo, application, connect_timeout, tcp_user_timeout)
-        #: Where notifications are heard: past the pooler, if `conninfo` leads through one.
-        self.listen_conninfo = _with_defaults(
-            listen_conninfo or conninfo, application, connect_timeout, tcp_user_timeout
-        )
+        self._conninfo, self._listen_conninfo = conninfo, listen_conninfo
+        self._defaults = (application, connect_timeout, tcp_user_timeout)
         # False also once a connection has led to a pooler: what is prepared or set there may be somebody else's next.
         self._prepared = prepared
         self._connect_timeout = connect_timeout
         self._foreign_pool = pool
         self._pool_size = pool_size
         self._pool: ConnectionPool[Any] | None = None
-        # Which statements are prepared on which connection, under our own names.
-        self._ready: WeakKeyDictionary[Connection[Any], set[str]] = WeakKeyDictionary()
+        self._libpq = Direct(lambda name: positional(self.sql[name]))
 
     # --- connections ------------------------------------------------------------------------------
+
+    @property
+    def conninfo(self) -> str:
+        """Where to connect to. A pool is asked each time: it may have a function for passwords that do not last."""
+        given = self._conninfo if self._foreign_pool is None else conninfo_of(self._foreign_pool)
+        return _with_defaults(given, *self._defaults)
+
+    @property
+    def listen_conninfo(self) -> str:
+        """Where notifications are heard: past the pooler, if `conninfo` leads through one."""
+        if self._listen_conninfo is None:
+            return self.conninfo
+        return _with_defaults(self._listen_conninfo, *self._defaults)
 
     def connect(self, conninfo: str | None = None) -> Connection[TupleRow]:
         """A connection of one's own, for a loop. Its statements are prepared at their first use."""
@@ -213,9 +236,9 @@ class Store:
         """Rows of a read, as dictionaries."""
 
         def read(connection: Connection[Any]) -> list[DictRow]:
-            with connection.cursor(row_factory=dict_row) as cursor:
-                set_json_loads(read_json, cursor)
-                return cursor.execute(self.sql[statement], parameters).fetchall()
+            cursor = dicts(connection)
+            set_json_loads(read_json, cursor)
+            return cursor.execute(self.sql[statement], parameters).fetchall()
 
         return self.using(read)
 
@@ -225,16 +248,16 @@ class Store:
         """The first row of a statement that may write."""
 
         def write(connection: Connection[Any]) -> DictRow | None:
-            with connection.cursor(row_factory=dict_row) as cursor:
-                set_json_loads(read_json, cursor)
-                return cursor.execute(self.sql[statement], parameters).fetchone()
+            cursor = dicts(connection)
+            set_json_loads(read_json, cursor)
+            return cursor.execute(self.sql[statement], parameters).fetchone()
 
         return self.using(write, retry=retry)
 
     def now(self) -> datetime:
         """The time, by the clock that decides."""
-        moment: datetime = self.using(lambda c: c.execute(self.sql["now"]).fetchone()[0])  # type: ignore[index]
-        return moment.astimezone(UTC)
+        ((moment,),) = self.using(lambda c: tuples(c).execute(self.sql["now"]).fetchall())
+        return cast(datetime, moment).astimezone(UTC)
 
     def notify(self, connection: Connection[Any], hint: str) -> None:
         self._direct(connection, "notify", {"hint": hint})
@@ -301,62 +324,19 @@ class Store:
     def _direct(
         self, connection: Connection[TupleRow], name: str, parameters: Mapping[str, Any]
     ) -> list[tuple[Any, ...]]:
-        """One statement, sent and answered in one call into libpq that does not hold the GIL.
-
-        psycopg's own way comes back to Python for every piece of the answer. Under load the slots hold the GIL, and
-        each coming back then costs up to 5 ms of waiting for it, which took as long as the database's own work.
-        """
-        raw = connection.pgconn
-        statement, order = positional(self.sql[name])
-        given = [parameters[each] for each in order]
-        formats = [pq.Format.BINARY if isinstance(value, bytes) else pq.Format.TEXT for value in given]
-        values = _as_texts(given)
-        if self._prepared:
-            self._prepare(connection, name)
-            result = raw.exec_prepared(_title(name), values, formats, pq.Format.BINARY)
-        else:
-            result = raw.exec_params(statement, values, None, formats, pq.Format.BINARY)
-        return _rows(connection, result)
+        return self._libpq.ask(connection, name, parameters, prepared=self._prepared)
 
     def insert(self, connection: Connection[Any], parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """`insert.sql` for a fifth of what psycopg's cursors cost, where the connection is our own.
-
-        It waits in Python, not in libpq, so that Ctrl-C ends it.
-        """
+        """`insert.sql` for a fifth of what psycopg's cursors cost, where the connection is our own."""
         if not self._prepared or self._foreign_pool is not None:
-            return (
-                psycopg.Cursor(connection, row_factory=dict_row)
-                .execute(self.sql["insert"], parameters)
-                .fetchone()
-            )
-        raw = connection.pgconn
-        _, order = positional(self.sql["insert"])
-        values = _as_texts(parameters[each] for each in order)
-        self._prepare(connection, "insert")
-        raw.send_query_prepared(_title("insert"), values, result_format=pq.Format.BINARY)
-        results = []
-        # To the end, so that the connection is at rest after an error.
-        while (result := _next_result(raw)) is not None:
-            results.append(result)
-        rows = _rows(connection, results[0])
+            return dicts(connection).execute(self.sql["insert"], parameters).fetchone()
+        rows = self._libpq.ask_patiently(connection, "insert", parameters)
         return dict(zip(_INSERTED, rows[0], strict=False)) if rows else None
 
     def prepare_outcomes(self, connection: Connection[Any]) -> None:
         """Have the statements that record outcomes ready, before the first of them is needed."""
         if self._prepared:
-            self._prepare(connection, _OUTCOMES[0])
-
-    def _prepare(self, connection: Connection[Any], name: str) -> None:
-        """Prepare a statement under our own name, once per connection."""
-        ready = self._ready.get(connection)
-        if ready is None:
-            ready = self._ready[connection] = set()
-        if name in ready:
-            return
-        for each in _OUTCOMES if name in _OUTCOMES else (name,):
-            text, _ = positional(self.sql[each])
-            _require(connection, connection.pgconn.prepare(_title(each), text), pq.ExecStatus.COMMAND_OK)
-            ready.add(each)
+            self._libpq.prepare_outcomes(connection)
 
     def next_due(
         self, connection: Connection[TupleRow], since: datetime | None
@@ -409,80 +389,12 @@ def is_connection_error(error: BaseException) -> bool:
 
 def unavailable(error: Exception) -> DatabaseUnavailableError:
     """Our own error for "cannot be reached". libpq's texts name host and port, never the password."""
-    return DatabaseUnavailableError(
-        f"cannot connect to PostgreSQL (host unreachable or refused): {_line(error)}"
-    )
+    return DatabaseUnavailableError(f"cannot connect to PostgreSQL: {one_line(error)}")
 
 
 def refused(error: Exception) -> DatabaseUnavailableError:
     """PostgreSQL answered, and cannot do it now; nothing was stored."""
-    return DatabaseUnavailableError(f"PostgreSQL refused: {_line(error)}")
-
-
-def _line(error: Exception) -> str:
-    """libpq's text, which may have several lines, as one."""
-    return " ".join(str(error).split())[:400]
-
-
-def _title(name: str) -> bytes:
-    """Under which name a statement is prepared; psycopg's own begin with an underscore."""
-    return b"pgscheduler_" + name.encode()
-
-
-def _require(connection: Connection[Any], result: pq.abc.PGresult, status: pq.ExecStatus) -> None:
-    """Raise what psycopg would raise, unless the server answered as expected."""
-    if result.status == status:
-        return
-    error = psycopg.errors.error_from_result(result, encoding=connection.info.encoding)
-    if error.sqlstate is None:  # libpq's own word: the connection is gone
-        raise psycopg.OperationalError(_line(error)) from None
-    raise error
-
-
-def _next_result(raw: pq.abc.PGconn) -> pq.abc.PGresult | None:
-    """The next answer to what was sent, None after the last one; waits for the socket, where a signal can interrupt."""
-    poll = select.poll()
-    poll.register(raw.socket, select.POLLIN)
-    while raw.flush():
-        poll.modify(raw.socket, select.POLLIN | select.POLLOUT)
-        poll.poll()
-        raw.consume_input()
-        poll.modify(raw.socket, select.POLLIN)
-    while raw.is_busy():
-        poll.poll()
-        raw.consume_input()
-    return raw.get_result()
-
-
-def _rows(connection: Connection[Any], result: pq.abc.PGresult) -> list[tuple[Any, ...]]:
-    _require(connection, result, pq.ExecStatus.TUPLES_OK)
-    loader = Transformer(connection)
-    loader.set_pgresult(result)
-    return loader.load_rows(0, result.ntuples, tuple)
-
-
-def _as_texts(values: Iterable[Any]) -> list[bytes]:
-    # psycopg takes None for NULL, as its own cursors give it; its annotation leaves that out.
-    return cast("list[bytes]", [_as_text(value) for value in values])
-
-
-def _as_text(value: Any) -> bytes | None:
-    """A parameter in PostgreSQL's text format, whatever its type there; bytes are in its binary format already."""
-    if value is None:
-        return None
-    if isinstance(value, bytes):
-        return value  # an array in the binary format
-    if isinstance(value, bool):
-        return b"t" if value else b"f"
-    if isinstance(value, list):
-        return b"{" + b",".join(_quoted(each) for each in value) + b"}"
-    return str(value).encode()
-
-
-def _quoted(value: Any) -> bytes:
-    """An array's element; datetimes as psycopg's own text would be, in ISO 8601."""
-    text = value.isoformat() if isinstance(value, datetime) else str(value)
-    return b'"' + text.replace("\\", "\\\\").replace('"', '\\"').encode() + b'"'
+    return DatabaseUnavailableError(f"PostgreSQL refused: {one_line(error)}")
 
 
 def _missing(
@@ -512,9 +424,24 @@ def _claim_parameters(request: ClaimRequest, node: str, token: int) -> dict[str,
         "marks": list(request.marks.values()),
         "names": request.names,
         "slots": request.slots,
+        "once": request.once,
+        "often": request.often,
+        "until": request.until,
         "token": token,
         "node": node,
     }
+
+
+def conninfo_of(pool: ConnectionPool[Any]) -> str:
+    """Where a pool connects to: its `conninfo`, and what its `kwargs` say over it. Either may be a function."""
+    conninfo = pool.conninfo() if callable(pool.conninfo) else pool.conninfo
+    kwargs = pool.kwargs() if callable(pool.kwargs) else pool.kwargs
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}  # the others are psycopg's
+    try:
+        return make_conninfo(conninfo or "", **{k: v for k, v in (kwargs or {}).items() if k in known})
+    except psycopg.ProgrammingError:
+        # libpq quotes what it could not read: that may be the half of a password.
+        raise InvalidValueError("pool", "(not shown)", "has a conninfo that libpq cannot read") from None
 
 
 def _with_defaults(conninfo: str, application: str, connect_timeout: float, tcp_user_timeout: float) -> str:

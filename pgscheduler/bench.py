@@ -286,6 +286,7 @@ def same_sql_drain(
     claim, _, _ = statements["claim"].rpartition("\nselect t.id")
     claim = _filled(
         claim, everything="true", priorities="'{}'", marks="'{}'", names=f"'{{{name}}}'", slots=str(BATCH),
+        once="0", often="0", until="null",
         token="7",  # noqa: S106 - no secret
         node="'00000000-0000-0000-0000-000000000007'",
     )  # fmt: skip

@@ -16,6 +16,7 @@ from psycopg_pool import ConnectionPool
 
 from . import _check as check
 from . import _settings
+from ._store import conninfo_of
 from .errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["SchedulerConfig"]
@@ -49,7 +50,8 @@ class SchedulerConfig:
     #: A libpq URL, keyword string, `service=…` or several hosts. Never shown in a log or a repr.
     dsn: str | None = field(default=None, repr=False)
     #: Your own `psycopg_pool.ConnectionPool`, used for short statements; jobs' transactions draw from it too.
-    #: The dispatcher, the recorder, the heartbeat and the listener still open a connection each, with the pool's conninfo.
+    #: The dispatcher, the recorder, the heartbeat and the listener still open a connection each, by the pool's conninfo
+    #: and what its kwargs say of the connection; where either is a function, it is called for each.
     pool: ConnectionPool[Any] | None = field(default=None, repr=False)
     #: Connections for user code and short statements, when `dsn` is given; opened as needed.
     pool_size: int = 4
@@ -184,9 +186,9 @@ class SchedulerConfig:
 
     @property
     def conninfo(self) -> str:
-        """The DSN, or the pool's."""
+        """The DSN, or where the pool connects to."""
         if self.pool is not None:
-            return str(self.pool.conninfo)
+            return conninfo_of(self.pool)
         assert self.dsn is not None
         return self.dsn
 

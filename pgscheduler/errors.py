@@ -29,7 +29,8 @@ attributes. Texts show at most 80 characters of a bad value and never a password
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import timedelta
+from typing import Any, ClassVar
 
 __all__ = [
     "DatabaseUnavailableError",
@@ -60,7 +61,13 @@ _SHOWN = 80  # characters of a bad value that an error text may repeat
 def show(value: object) -> str:
     """A bad value as an error text may repeat it: one line, escaped, at most 80 characters."""
     try:
-        text = repr(value[: 2 * _SHOWN]) if isinstance(value, str | bytes) else repr(value)
+        called = getattr(type(value), "_called", None)  # of a record: its id and name, not all that it holds
+        if called is not None:
+            text = repr(called(value))[1:-1]
+        elif isinstance(value, timedelta):
+            text = f"{value.total_seconds():.6f}".rstrip("0").rstrip(".") + " s"
+        else:
+            text = repr(value[: 2 * _SHOWN]) if isinstance(value, str | bytes) else repr(value)
     except Exception:  # noqa: BLE001 - a hostile __repr__ must not hide the real error
         text = f"<{type(value).__name__}>"
     text = text.encode("ascii", "backslashreplace").decode("ascii")
@@ -69,6 +76,9 @@ def show(value: object) -> str:
 
 class PgSchedulerError(Exception):
     """The root: ``except PgSchedulerError`` catches everything that this package raises."""
+
+    #: Its text is all that is recorded of a run that raised it: where in this package that was, helps nobody.
+    plain: ClassVar[bool] = False
 
 
 class InvalidValueError(PgSchedulerError, ValueError):

@@ -81,7 +81,8 @@ class JobConfig:
     jitter: timedelta = timedelta(0)
     #: Where the hooks run. `async def` hooks imply `async`. Only a process can be killed.
     isolation: Isolation = "thread"
-    #: A job whose node or process dies this often in one occurrence has failed: it may be what kills them.
+    #: A job whose node or process dies this often in one occurrence has failed: it may be what kills them. What a node
+    #: has claimed and not yet begun when it dies counts once too, so 1 or 2 may fail a job for its neighbour's sake.
     max_stalls: int = 3
     #: JSON Schema (a dict; needs the `schema` extra), a dataclass, or a pydantic model.
     parameters_schema: Mapping[str, Any] | type[Any] | None = None

@@ -153,8 +153,8 @@ class Scheduler(Verbs):
             self._require_open("start")
             if self._state != "ready":
                 raise SchedulerStateError("scheduler is already started")
-            self._state = "started"
             self._node.start()
+            self._state = "started"
             _at_exit.add(self)
             self.log.info(
                 "scheduler started", slots=self.config.max_concurrent_jobs, names=len(self._registry)

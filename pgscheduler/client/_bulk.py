@@ -6,21 +6,29 @@ same time. An error in the last job undoes the first: nothing is stored.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from pgscheduler import _check as check
 from pgscheduler._json import load_json
 from pgscheduler._registry import instantiate
 from pgscheduler._sql import SHARED_NAMES
-from pgscheduler._store import dump
-from pgscheduler.errors import DuplicateJobError, InvalidTypeError, JobKindError, JobRunningError
+from pgscheduler._store import dump, tuples
+from pgscheduler.errors import (
+    DuplicateJobError,
+    InvalidTypeError,
+    InvalidValueError,
+    JobKindError,
+    JobRunningError,
+)
 from pgscheduler.job import Job, JobConfig
 
-from ._storing import Storing
+from ._storing import Storing, one, refusal
 
 __all__ = ["Bulk"]
 
@@ -76,7 +84,7 @@ class Bulk(Storing):
         _require_psycopg(connection, "schedule_many")
         self._store_many(connection, names, keyed, lambda: map(self._plain, plain))
         for job in admitted:
-            self.registry.adopt(job)
+            self.registry.adopt(job, certain=connection is None)
         return len(plain) + len(keyed)
 
     def enqueue_many(
@@ -101,14 +109,17 @@ class Bulk(Storing):
         seconds = None if config.delay is None else config.delay.total_seconds()
         ask = self.registry.asks(name)
 
-        def row(each: Any) -> Plain:
-            text = self.check_parameters(each, None)
-            if ask:
-                self.registry.check_parameters(name, None, each)
+        def row(number: int, each: Any) -> Plain:
+            try:
+                text = self.check_parameters(each, None)
+                if ask:
+                    self.registry.check_parameters(name, None, each)
+            except (InvalidTypeError, InvalidValueError) as error:
+                raise type(error)(f"parameters[{number}]", error.value, error.rule) from None
             return name, config.priority, config.run_at, seconds, text, None
 
         if given:
-            self._store_many(connection, {name}, [], lambda: map(row, given))
+            self._store_many(connection, {name}, [], lambda: itertools.starmap(row, enumerate(given)))
         return len(given)
 
     def _plain(self, job: tuple[str, JobConfig]) -> Plain:
@@ -136,6 +147,9 @@ class Bulk(Storing):
                 return transaction
 
         if connection is not None:
+            if not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+                # The caller's transaction begins here. Else ours would be all of it, and would be committed.
+                tuples(connection).execute("select")
             self.notifier.watch(write(connection))
         else:
             self._write(write)
@@ -143,28 +157,34 @@ class Bulk(Storing):
 
     def _refuse_recurring(self, connection: psycopg.Connection[Any], names: set[str]) -> None:
         statement = self.store.sql["recurring_names"]
-        found = connection.execute(statement, {"names": sorted(names)}).fetchone() if names else None
+        found = tuples(connection).execute(statement, {"names": sorted(names)}).fetchone() if names else None
         if found is not None:
             text = f"job {found[0]!r} is recurring; a one-time job may not share its name"
             raise JobKindError(text, found[0])
 
     def _upsert(self, connection: psycopg.Connection[Any], chunk: list[dict[str, Any]]) -> None:
         values = {"jobs": dump([_json_values(v) for v in chunk]), "table": self.names.table("jobs")}
-        rows = connection.execute(self.store.sql["upsert_many"], values).fetchall()
+        rows = tuples(connection).execute(self.store.sql["upsert_many"], values).fetchall()
         stored = {(name, key) for _, name, key in rows}
         for value in chunk:
-            if (value["name"], value["key"]) not in stored:
-                raise JobRunningError((value["name"], value["key"]))
+            name, key = value["name"], value["key"]
+            if (name, key) not in stored:
+                # Asked here, where also a job of the caller's own transaction can be seen.
+                live = one(connection, self.store.sql["get_job"], {"id": None, "name": name, "key": key})
+                if live is None and value["schedule"] is None:
+                    # It ran until just now: if the name were of the other kind, it would have been refused before.
+                    raise JobRunningError((name, key))
+                raise refusal(value, live)
 
     def _copy(self, connection: psycopg.Connection[Any], rows: Iterator[Plain]) -> int:
         """COPY the rows, if there are any; returns the transaction's id."""
-        found = connection.execute(self.store.sql["begun"]).fetchone()
+        found = tuples(connection).execute(self.store.sql["begun"]).fetchone()
         assert found is not None
         now, transaction = found[0].astimezone(UTC), found[1]
         lines = _lines(now, rows)
         first = next(lines, None)
         if first is not None:
-            with connection.cursor() as cursor, cursor.copy(self.store.sql["copy_jobs"]) as copy:
+            with tuples(connection).copy(self.store.sql["copy_jobs"]) as copy:
                 copy.write(first)
                 for more in lines:
                     copy.write(more)

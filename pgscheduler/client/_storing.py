@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.pq import TransactionStatus
 
 from pgscheduler import _check as check
 from pgscheduler import _foreign
 from pgscheduler._decide import jitter_of
 from pgscheduler._json import dump_json
-from pgscheduler._marks import check_marks, marked
+from pgscheduler._marks import check_marks, doubtful
 from pgscheduler._registry import instantiate, plain_parameters, validate_parameters
 from pgscheduler._sql import SHARED_NAMES
+from pgscheduler._store import dicts
 from pgscheduler.errors import (
     DuplicateJobError,
     InvalidValueError,
@@ -30,7 +32,7 @@ from pgscheduler.records import JobRecord
 
 from ._core import Core
 
-__all__ = ["EMPTY", "IF_EXISTS", "ROUNDS", "IfExists", "Storing", "one", "other_kind", "record_of"]
+__all__ = ["EMPTY", "IF_EXISTS", "ROUNDS", "IfExists", "Storing", "one", "record_of", "refusal"]
 
 Row = Mapping[str, Any]
 Steps = Generator[tuple[str, Mapping[str, Any]], Row | None, tuple[Row, bool]]
@@ -143,17 +145,17 @@ class Storing(Core):
         if _foreign.is_async(connection):
             return self._store_unless_async(job, connection, steps)
         sql = self.store.sql
-        found = _walk(steps, lambda statement, given: _foreign.execute(connection, sql[statement], given))
-        return self._found_or_new(job, found, watch=True)
+        with _together(connection):
+            found = _walk(steps, lambda name, given: _foreign.execute(connection, sql[name], given))
+        return self._found_or_new(job, found, elsewhere=True)
 
     async def _store_unless_async(self, job: Job | None, connection: Any, steps: Steps) -> JobRecord:
-        answer: Row | None = None
-        while True:
-            try:
-                statement, given = steps.send(answer)
-            except StopIteration as end:
-                return self._found_or_new(job, end.value, watch=True)
-            answer = await _foreign.execute_async(connection, self.store.sql[statement], given)
+        sql = self.store.sql
+        async with _together(connection):
+            found = await _walk_async(
+                steps, lambda name, given: _foreign.execute_async(connection, sql[name], given)
+            )
+        return self._found_or_new(job, found, elsewhere=True)
 
     def _in_steps(
         self, connection: psycopg.Connection[Any], values: dict[str, Any], if_exists: IfExists
@@ -190,12 +192,14 @@ class Storing(Core):
             return row, False
         raise other_kind(values)
 
-    def _found_or_new(self, job: Job | None, found: tuple[Row, bool], *, watch: bool = False) -> JobRecord:
+    def _found_or_new(
+        self, job: Job | None, found: tuple[Row, bool], *, elsewhere: bool = False
+    ) -> JobRecord:
         row, new = found
         if job is not None:
-            self.registry.adopt(job)
+            self.registry.adopt(job, certain=not elsewhere)
         record = JobRecord.from_row(row)
-        if new and watch:  # the nodes are woken when the caller's transaction has committed
+        if new and elsewhere:  # the nodes are woken when the caller's transaction has committed
             self.notifier.watch(row["transaction"])
         elif new:
             self.hint("due")
@@ -243,7 +247,7 @@ class Storing(Core):
     def _text(self, parameters: Any) -> str | None:
         """Parameters as they are stored; none at all for an empty object."""
         text = None if parameters == {} else dump_json("parameters", parameters, self._limit)
-        if marked(text):
+        if doubtful(text):
             check_marks("parameters", parameters)
         return text
 
@@ -277,7 +281,7 @@ class Storing(Core):
                 return self._refused(job, values)
             raise self._refusal(values)
         if job is not None:
-            self.registry.adopt(job)
+            self.registry.adopt(job, certain=False)
         self.notifier.watch(row["transaction"])
         return record_of(row, values)
 
@@ -296,12 +300,9 @@ class Storing(Core):
         raise self._refusal(values, existing)
 
     def _refusal(self, values: Mapping[str, Any], existing: Mapping[str, Any] | None = None) -> Exception:
-        name, key = values.get("name", ""), values.get("key")
-        if key is not None and existing is None:
-            existing = self._live(name=name, key=key)
-        if existing is not None and (existing["schedule"] is None) == (values.get("schedule") is None):
-            return JobRunningError((name, key))
-        return other_kind(values)
+        if values["key"] is not None and existing is None:
+            existing = self._live(name=values["name"], key=values["key"])
+        return refusal(values, existing)
 
 
 def _walk(steps: Steps, execute: Callable[[str, Mapping[str, Any]], Row | None]) -> tuple[Row, bool]:
@@ -312,6 +313,36 @@ def _walk(steps: Steps, execute: Callable[[str, Mapping[str, Any]], Row | None])
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         answer = execute(statement, given)
+
+
+async def _walk_async(
+    steps: Steps, execute: Callable[[str, Mapping[str, Any]], Awaitable[Row | None]]
+) -> tuple[Row, bool]:
+    answer: Row | None = None
+    while True:
+        try:
+            statement, given = steps.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        answer = await execute(statement, given)
+
+
+def _together(connection: Any) -> Any:
+    """One transaction for the statements of one verb, where each would be one: psycopg's autocommit, with none open."""
+    if (
+        isinstance(connection, psycopg.Connection | psycopg.AsyncConnection)
+        and connection.autocommit
+        and connection.info.transaction_status == TransactionStatus.IDLE
+    ):
+        return connection.transaction()
+    return contextlib.nullcontext()
+
+
+def refusal(values: Mapping[str, Any], existing: Mapping[str, Any] | None) -> Exception:
+    """Why nothing was stored where this job is."""
+    if existing is not None and (existing["schedule"] is None) == (values["schedule"] is None):
+        return JobRunningError((values["name"], values["key"]))
+    return other_kind(values)
 
 
 def other_kind(values: Mapping[str, Any]) -> JobKindError:
@@ -334,4 +365,4 @@ def record_of(row: Mapping[str, Any], values: Mapping[str, Any]) -> JobRecord:
 def one(
     connection: psycopg.Connection[Any], statement: str, values: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
-    return psycopg.Cursor(connection, row_factory=dict_row).execute(statement, values).fetchone()
+    return dicts(connection).execute(statement, values).fetchone()

@@ -9,7 +9,7 @@ from typing import Any
 
 from pgscheduler._declared import MARK
 from pgscheduler._json import dump_json, load_json
-from pgscheduler._marks import check_marks, marked, revealed
+from pgscheduler._marks import check_marks, doubtful, revealed
 from pgscheduler._registry import plain_parameters
 from pgscheduler._schema import check_parameters
 from pgscheduler.errors import (
@@ -63,7 +63,7 @@ class Updating(Changing):
                 raise JobNotFoundError(shown(job))
             _refuse_kind(live, wanted)
             if text is not None:
-                if marked(text):
+                if doubtful(text):
                     check_marks("parameters", load_json(text))
                 self._validate(live, load_json(text))
             options = self._merged(live, wanted, policies)

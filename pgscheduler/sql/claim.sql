@@ -1,10 +1,11 @@
 -- Claim up to `slots` due jobs of the names this node knows: smallest priority first, then the longest due.
 -- Each priority is scanned from its mark (where the last claim ended), so that dead index entries before it
 -- cost nothing; with `everything`, from the start, over all priorities that a loose index scan finds.
+-- Of the jobs whose node died under them, once or more often, no more than `once` and `often`: see the dispatcher.
 with recursive
 clock as materialized (
     -- A claim that a crash forgets only means that the job runs again, so its commit need not be flushed.
-    select {now}() as now, set_config('synchronous_commit', 'off', true)
+    select {now}() as now, %(until)s::timestamptz as until, set_config('synchronous_commit', 'off', true)
 ),
 found as (
     select (select min(j.priority) from {jobs} j where j.state = 'pending') as priority
@@ -21,16 +22,17 @@ levels as (
     where not %(everything)s::boolean
 ),
 due as materialized (
-    select picked.ctid
+    select picked.ctid, picked.stalls
     from (select * from levels order by priority) l
     cross join lateral (
-        select j.ctid
+        select j.ctid, j.stalls
         from {jobs} j
         where j.state = 'pending'
           and j.priority = l.priority
           and j.run_at >= l.since
-          and j.run_at <= (select now from clock)
+          and j.run_at <= (select least(now, until) from clock)
           and j.name = any (%(names)s::text[])
+          and (j.stalls = 0 or (j.stalls = 1 and %(once)s::bigint > 0) or (j.stalls > 1 and %(often)s::bigint > 0))
         order by j.run_at, j.id
         limit %(slots)s::bigint
         for update skip locked
@@ -45,7 +47,11 @@ taken as (
         node_id = %(node)s::uuid,
         claimed_at = (select now from clock),
         heartbeat_at = null
-    where j.ctid = any (array(select ctid from due))
+    where j.ctid = any (array(
+        select ctid from due where stalls = 0
+        union all (select ctid from due where stalls = 1 limit %(once)s::bigint)
+        union all (select ctid from due where stalls > 1 limit %(often)s::bigint)
+    ))
     returning j.id, j.name, j.key, j.priority, j.run_at, j.scheduled_at, j.failures, j.stalls, j.schedule, j.options,
               j.parameters, j.cancel_requested, j.completed_at, j.claimed_at
 )

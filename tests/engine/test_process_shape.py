@@ -201,7 +201,7 @@ class Hold(Job):
         release.wait(30)
 
 release = threading.Event()
-scheduler = Scheduler(SchedulerConfig(dsn=sys.argv[1], heartbeat_interval=0.2, no_heartbeat_timeout=2, run_immediately=True))
+scheduler = Scheduler(SchedulerConfig(dsn=sys.argv[1], heartbeat_interval=0.2, no_heartbeat_timeout=60, run_immediately=True))
 scheduler.init()
 scheduler.register(Hold)
 scheduler.start()

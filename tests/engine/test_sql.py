@@ -173,7 +173,7 @@ def arguments(name: str, ids: list[int], token: int) -> dict[str, str]:
         "heartbeat": {"ids": array, "tokens": same},
         "claim": {
             "everything": "true", "priorities": "'{}'", "marks": "'{}'", "names": "'{job}'", "slots": str(len(ids) or 1),
-            "token": "99", "node": f"'{NODE}'",
+            "once": "10", "often": "1", "until": "null", "token": "99", "node": f"'{NODE}'",
         },
     }[name]  # fmt: skip
 

@@ -43,7 +43,7 @@ LEVEL = {
     "_settings": 2, "_store": 2, "_migrate": 2, "_ledger": 2, "events": 2, "schedule": 2, "retry": 2, "signals": 2, "_foreign": 2,
     "_observer": 2,
     # words, and one thread class
-    "_schema": 1, "_sql": 1, "_check": 1, "_hosts": 1, "_marks": 1, "_cron": 1, "_json": 1, "states": 1, "_loops": 1,
+    "_schema": 1, "_sql": 1, "_check": 1, "_hosts": 1, "_marks": 1, "_cron": 1, "_json": 1, "_direct": 1, "states": 1, "_loops": 1,
     "errors": 0, "clock": 0, "_version": 0,
 }  # fmt: skip
 MODULES = sorted(file.relative_to(PACKAGE) for file in PACKAGE.rglob("*.py"))

@@ -1,0 +1,369 @@
+"""Connections that are not as we would make them: what a session forgets, rows that are dictionaries, pools whose address
+is a function, transactions that the caller rolls back, and processes with many files."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool
+
+from pgscheduler import (
+    DuplicateJobError,
+    Every,
+    InvalidValueError,
+    Job,
+    JobConfig,
+    JobKindError,
+    JobRunningError,
+    JobState,
+    SchedulerConfig,
+    _foreign,
+)
+from pgscheduler._declared import Definition, Definitions
+from pgscheduler._listener import Listener
+from pgscheduler._sql import Names
+from pgscheduler._store import Store
+from tests.engine.conftest import Call, Quiet
+from tests.support import eventually
+from tests.support.pooler import needs_notifications
+
+HOUR = timedelta(hours=1)
+
+
+# --- what a session forgets -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["a refusal", "deallocate all", "discard all", "deallocate one"])
+def test_enqueue_where_the_session_has_forgotten_our_statements(
+    direct_dsn: str, scheduler_on: Any, by: str
+) -> None:
+    """enqueue stores its job once, also where a rollback or a statement of the user's has dropped what was prepared."""
+    scheduler = scheduler_on(direct_dsn, pool_size=1)
+    job = scheduler.enqueue("mail", key="k")
+    scheduler.enqueue("mail")
+    for _ in range(7):
+        scheduler.get_job(
+            job
+        )  # now psycopg has prepared a statement of its own, and clears up after a rollback
+    if by == "a refusal":
+        with pytest.raises(DuplicateJobError):
+            scheduler.enqueue("mail", key="k", if_exists="error")
+        scheduler.get_job(job)
+    else:
+        statement = "deallocate pgscheduler_insert" if by == "deallocate one" else by
+        with scheduler._store.pool.connection() as connection:
+            connection.execute(statement)
+    before = scheduler.count_jobs()
+    scheduler.enqueue("mail")
+    scheduler.enqueue("mail")
+    assert scheduler.count_jobs() == before + 2
+
+
+def test_the_loops_statements_where_the_session_has_forgotten_them(direct_dsn: str) -> None:
+    """What a node says to its own connections is said again, once, where the session has forgotten the statements."""
+    store = Store(direct_dsn, Names("public", "pgscheduler_"))
+    note = {"id": 1, "token": 2, "progress": None, "logs": None}
+    with store.connect() as connection:
+        store.prepare_outcomes(connection)
+        for statement in ("select", "deallocate all", "deallocate pgscheduler_note"):
+            connection.execute(statement)
+            store.notify(connection, "due")
+            assert store.finish(connection, [], [note]) == [(1, 2)]
+
+
+# --- rows of any kind -------------------------------------------------------------------------------------
+
+
+def test_verbs_on_a_pool_whose_rows_are_dictionaries(dsn: str, scheduler_on: Any) -> None:
+    """A pool's row_factory is for its owner: every verb works, whatever it says."""
+    declared = Definitions("source", (Definition(JobConfig.recurring("declared", Every(HOUR))),))
+    with ConnectionPool(dsn, kwargs={"row_factory": dict_row}, min_size=1, open=True) as pool:
+        scheduler = scheduler_on(None, pool=pool)
+        tick = scheduler.schedule(Call(JobConfig.recurring("tick", "* * * * *")))
+        keyed = Call(JobConfig.one_time("keyed", key="a"))
+        assert scheduler.schedule_many([keyed, Call(JobConfig.one_time("plain"))]) == 2
+        assert scheduler.enqueue_many("mail", [{}, {}]) == 2
+        with pytest.raises(JobKindError):
+            scheduler.enqueue_many("tick", [{}])
+        assert len(scheduler.plan(declared).changes) == 1
+        assert len(scheduler.apply(declared).changes) == 1
+        assert scheduler.reschedule(tick, schedule=Every(HOUR)).id == tick.id
+        assert scheduler.ping() > timedelta(0)
+        assert len(scheduler.jobs()) == 6
+        scheduler.shutdown()
+
+
+def test_many_on_a_connection_whose_rows_are_dictionaries(dsn: str, scheduler_on: Any) -> None:
+    """The same of a caller's connection."""
+    scheduler = scheduler_on(dsn)
+    with psycopg.connect(dsn, row_factory=dict_row) as connection:
+        scheduler.enqueue_many("mail", [{}, {}], connection=connection)
+        scheduler.schedule_many([Call(JobConfig.one_time("keyed", key="a"))], connection=connection)
+    assert sorted(job.name for job in scheduler.jobs()) == ["keyed", "mail", "mail"]
+
+
+# --- where a pool connects to -----------------------------------------------------------------------------
+
+
+POOLS: dict[str, Callable[[str], ConnectionPool[Any]]] = {
+    "in kwargs": lambda dsn: ConnectionPool("", kwargs={**conninfo_to_dict(dsn), "autocommit": True}),
+    "a function": lambda dsn: ConnectionPool(lambda: dsn),
+    "kwargs by a function": lambda dsn: ConnectionPool(kwargs=lambda: dict(conninfo_to_dict(dsn))),
+    "both": lambda dsn: ConnectionPool(make_conninfo(dsn, dbname="none"), kwargs=conninfo_to_dict(dsn)),
+}
+
+
+@pytest.mark.parametrize("given", POOLS)
+def test_a_node_connects_to_where_its_pool_does(dsn: str, scheduler_on: Any, given: str) -> None:
+    """The loops' own connections lead to the same database, however the pool was told where that is."""
+    pool = POOLS[given](dsn)
+    pool.open()
+    with pool:
+        node = scheduler_on(
+            None, start=True, pool=pool, listen=False, register=(Call(JobConfig(name="mail")),)
+        )
+        assert node.wait(node.enqueue("mail"), 15).state is JobState.COMPLETED
+        node.shutdown()
+
+
+def test_a_pools_function_is_asked_for_each_connection(dsn: str) -> None:
+    """A function in place of a conninfo may give another password each time; so it is asked each time."""
+    names = iter(("first", "second", "third"))
+    pool = ConnectionPool(lambda: make_conninfo(dsn, application_name=next(names)), open=False)
+    config = SchedulerConfig(pool=pool)
+    store = Store(config.conninfo, Names("public", "pgscheduler_"), pool=pool)
+    for expected in ("second", "third"):
+        with store.connect() as connection:
+            assert connection.info.get_parameters()["application_name"] == expected
+
+
+def test_a_pools_faulty_conninfo_is_refused_without_showing_it() -> None:
+    """libpq quotes what it cannot read, which may be half of a password; our error names the setting only."""
+    with pytest.raises(InvalidValueError, match="pool") as caught:
+        _ = SchedulerConfig(pool=ConnectionPool("host=db password=se cret", open=False)).conninfo
+    assert "cret" not in f"{caught.value} {caught.value.__cause__}"
+    assert caught.value.__suppress_context__
+
+
+# --- a process with many files ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """So many open files that whatever is opened next has a descriptor beyond 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    try:
+        with ExitStack() as stack:
+            for _ in range(1024):
+                stack.enter_context(Path("/dev/null").open())
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@needs_notifications
+@pytest.mark.usefixtures("many_files")
+def test_the_listener_of_a_process_with_many_files(direct_dsn: str) -> None:
+    """Notifications are heard whatever number the listener's socket has."""
+    store = Store(direct_dsn, Names("public", "pgscheduler_"))
+    heard: list[str] = []
+    listener = Listener(store, heard.append, Quiet())
+    try:
+        listener.step()  # connects
+        with store.connect() as connection:
+            store.notify(connection, "due")
+        while not heard:
+            listener.step()
+        assert heard == ["due"]
+        listener.interrupt()
+        assert listener.step() == 0.0
+    finally:
+        listener.close()
+
+
+# --- kinds in bulk ----------------------------------------------------------------------------------------
+
+
+def test_schedule_many_keeps_kinds_apart(dsn: str, scheduler_on: Any) -> None:
+    """A name of one-time jobs takes no recurring one by schedule_many either, whatever its key; nothing is stored."""
+    scheduler_on(dsn).enqueue("once", key="k1", delay=HOUR)
+    for key in ("k0", "k1", "k2"):
+        scheduler = scheduler_on(dsn)
+        jobs = [
+            Call(JobConfig.one_time("good", key="g")),
+            Call(JobConfig.recurring("tick", Every(HOUR))),
+            Call(JobConfig.recurring("once", Every(HOUR), key=key)),
+        ]
+        with pytest.raises(JobKindError, match="once"):
+            scheduler.schedule_many(jobs)
+        with psycopg.connect(dsn) as connection, pytest.raises(JobKindError, match="once"):
+            scheduler.schedule_many(jobs, connection=connection)
+        assert [(job.name, job.key) for job in scheduler.jobs()] == [("once", "k1")]
+
+
+def test_schedule_many_of_shared_names(dsn: str, scheduler_on: Any) -> None:
+    """The shipped kinds are of both; there only a name and a key are of one."""
+    scheduler = scheduler_on(dsn)
+    scheduler.enqueue("call_job", key="k1", delay=HOUR)
+    assert scheduler.schedule_many([Call(JobConfig.recurring("call_job", Every(HOUR), key="k2"))]) == 1
+    with pytest.raises(JobKindError):
+        scheduler.schedule_many([Call(JobConfig.recurring("call_job", Every(HOUR), key="k1"))])
+
+
+def test_schedule_many_says_that_a_job_runs(dsn: str, db: Any, scheduler_on: Any) -> None:
+    """A job of the same kind that cannot be changed is one that runs, also where only the caller can see it."""
+    scheduler = scheduler_on(dsn, pool_size=1)
+    jobs = [Call(JobConfig.one_time("busy", key="b"))]
+    scheduler.schedule_many(jobs)
+    busy = "update pgscheduler_jobs set state = 'running', token = 1, claimed_at = now()"
+    with psycopg.connect(dsn) as connection:
+        connection.execute(busy)
+        with pytest.raises(JobRunningError):
+            scheduler.schedule_many(jobs, connection=connection)
+        connection.rollback()
+    db.execute(busy)
+    with pytest.raises(JobRunningError):
+        scheduler.schedule_many(jobs)
+
+
+# --- a caller's transaction -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["schedule", "keep", "error", "many", "enqueue_many", "async"])
+def test_a_callers_rollback_undoes_everything(dsn: str, scheduler_on: Any, way: str) -> None:
+    """After the rollback there is no job, and its name and key are free: for another instance, and another kind."""
+    scheduler = scheduler_on(dsn)
+
+    def tick() -> Job:
+        return Call(JobConfig.recurring("tick", Every(HOUR)))
+
+    async def go() -> None:
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            await scheduler.schedule(tick(), connection=connection)
+            await connection.rollback()
+
+    if way == "async":
+        asyncio.run(go())
+    else:
+        with psycopg.connect(dsn) as connection:
+            if way == "enqueue_many":
+                scheduler.enqueue_many("mail", [{}], connection=connection)
+            elif way == "many":
+                scheduler.schedule_many([tick()], connection=connection)
+            else:
+                given = {} if way == "schedule" else {"if_exists": way}
+                scheduler.schedule(tick(), connection=connection, **given)
+            connection.rollback()
+    assert scheduler.jobs() == []
+    assert scheduler.schedule(Call(JobConfig.one_time("tick", key="tick"))).name == "tick"
+
+
+def test_another_instance_after_a_callers_rollback(dsn: str, scheduler_on: Any) -> None:
+    """What was rolled back was never scheduled: another instance may be, and it is the one that runs."""
+    seen: list[str] = []
+    node = scheduler_on(dsn)
+    with psycopg.connect(dsn) as connection:
+        lost = Call(JobConfig.recurring("tick", Every(HOUR)), lambda ctx: seen.append("lost"))
+        node.schedule(lost, connection=connection)
+        connection.rollback()
+        kept = Call(JobConfig.recurring("tick", Every(HOUR)), lambda ctx: seen.append("kept"))
+        record = node.schedule(kept, connection=connection)
+        connection.commit()
+    node.trigger(record)
+    assert node.run_pending().completed == 1
+    assert seen == ["kept"]
+
+
+def test_a_job_that_is_scheduled_stays_so_after_a_callers_rollback(dsn: str, scheduler_on: Any) -> None:
+    """Scheduling it once more in a transaction that is rolled back does not make room for a second instance."""
+    scheduler = scheduler_on(dsn)
+    tick = Call(JobConfig.recurring("tick", Every(HOUR)))
+    scheduler.schedule(tick)
+    with psycopg.connect(dsn) as connection:
+        scheduler.schedule(tick, connection=connection)
+        connection.rollback()
+    with pytest.raises(DuplicateJobError, match="already exists"):
+        scheduler.schedule(Call(JobConfig.recurring("tick", Every(HOUR))))
+
+
+@pytest.mark.parametrize("verb", ["enqueue_many", "schedule_many"])
+def test_many_that_fail_leave_the_callers_transaction_as_it_was(
+    dsn: str, scheduler_on: Any, verb: str
+) -> None:
+    """A bulk that is refused as the first act of a transaction stores nothing, and the transaction goes on."""
+    scheduler = scheduler_on(dsn)
+    scheduler_on(dsn).schedule(Call(JobConfig.recurring("tick", Every(HOUR))))
+    jobs = [Call(JobConfig.one_time("good")), Call(JobConfig.one_time("tick", key="k"))]
+    calls: dict[str, Callable[[Any], int]] = {
+        "enqueue_many": lambda c: scheduler.enqueue_many("tick", [{}], connection=c),
+        "schedule_many": lambda c: scheduler.schedule_many(jobs, connection=c),
+    }
+    with psycopg.connect(dsn) as connection:
+        with pytest.raises(JobKindError):
+            calls[verb](connection)
+        scheduler.enqueue("kept", connection=connection)
+    assert sorted(job.name for job in scheduler.jobs()) == ["kept", "tick"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "own transaction"])
+def test_what_is_refused_on_an_autocommit_connection_is_never_seen(
+    dsn: str, db: Any, scheduler_on: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """`if_exists="error"` stores and takes back in one transaction: between the two no node sees the job."""
+    scheduler = scheduler_on(dsn, register=(Call(JobConfig(name="mail")),))
+    scheduler.enqueue("mail", key="k")
+    assert scheduler.run_pending().completed == 1
+    others_see: list[int] = []
+
+    def look() -> None:
+        others_see.append(db.execute("select count(*) from pgscheduler_jobs").fetchone()[0])
+
+    execute, execute_async = _foreign.execute, _foreign.execute_async
+
+    def watched(*given: Any) -> Any:
+        row = execute(*given)
+        look()
+        return row
+
+    async def watched_async(*given: Any) -> Any:
+        row = await execute_async(*given)
+        look()
+        return row
+
+    monkeypatch.setattr(_foreign, "execute", watched)
+    monkeypatch.setattr(_foreign, "execute_async", watched_async)
+
+    def refused(connection: Any) -> Any:
+        return scheduler.enqueue("mail", key="k", if_exists="error", connection=connection)
+
+    async def go() -> None:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            with pytest.raises(DuplicateJobError, match="ended already"):
+                await refused(connection)
+            assert (
+                await scheduler.enqueue("new", key="k", if_exists="error", connection=connection)
+            ).name == "new"
+
+    if kind == "async":
+        asyncio.run(go())
+    else:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            with ExitStack() as stack:
+                if kind == "own transaction":
+                    stack.enter_context(connection.transaction())
+                with pytest.raises(DuplicateJobError, match="ended already"):
+                    refused(connection)
+            scheduler.enqueue("new", key="k", if_exists="error", connection=connection)
+    assert others_see == [0, 0, 0, 0]
+    eventually(lambda: [job.name for job in scheduler.jobs()] == ["new"])
