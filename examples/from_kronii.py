@@ -71,8 +71,9 @@ def main() -> None:
                     time.sleep(
                         0.1
                     )  # a busy machine may skip an occurrence, because the one before it still runs
-                said = re.search("ShellError: (.*)", ended[0].error or "")
-                print(f"{name}: {ended[0].outcome},", said[1] if said else ended[0].result["output"].strip())
+                error, result = ended[0].error, ended[0].result
+                said = error.splitlines()[0] if error else result["output"].strip()
+                print(f"{name}: {ended[0].outcome},", said)
 
         found = figures(started["metrics_port"])
         print("figures:", ", ".join(sorted(found)))

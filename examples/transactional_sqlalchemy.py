@@ -4,6 +4,7 @@
 Django's. Without this, a crash between two commits either loses the job or ships an order that never was.
 """
 
+import psycopg
 import sqlalchemy as sa
 from _database import database
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -40,7 +41,7 @@ def place(scheduler: Scheduler, session: Session, item: str) -> JobRecord:
 
 def main() -> None:
     with database() as dsn, Scheduler(SchedulerConfig(dsn=dsn, create_schema=True)) as scheduler:
-        engine = sa.create_engine(dsn.replace("postgresql://", "postgresql+psycopg://", 1))
+        engine = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn))
         Base.metadata.create_all(engine)
         scheduler.register(ShipOrder)
         scheduler.start()

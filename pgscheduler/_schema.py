@@ -6,21 +6,47 @@ the schema is refused; else whoever may write a schema could make a node call an
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from .errors import InvalidTypeError, InvalidValueError, show
 
-__all__ = ["SchemaExtraError", "StoredSchema", "check_parameters", "check_schema"]
+__all__ = ["SchemaExtraError", "StoredSchema", "UnfitError", "check_parameters", "check_schema"]
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"  # unless a schema names another
+#: What the rule of a keyword means for a value.
+_WORDS = {
+    "const": "must be {}",
+    "minimum": "must be at least {}",
+    "maximum": "must be at most {}",
+    "exclusiveMinimum": "must be more than {}",
+    "exclusiveMaximum": "must be less than {}",
+    "multipleOf": "must be a multiple of {}",
+    "minLength": "must have at least {} characters",
+    "maxLength": "must have at most {} characters",
+    "pattern": "must match the pattern {}",
+    "format": "must have the format {}",
+    "minItems": "must hold at least {} items",
+    "maxItems": "must hold at most {} items",
+}
+MOST = 10  # names or values that a text lists
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
 class StoredSchema(dict[str, Any]):
     """A JSON Schema that is stored with the job: its parameters are checked again before each run, on any node."""
+
+
+class UnfitError(InvalidValueError):
+    """Parameters do not fit their schema. `value` is the place, `$.month`: what stands there may be a secret."""
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        super().__init__(field, value, rule)
+        self.args = (f"{field} {rule}",)  # "got" the place, it would else say
 
 
 class SchemaExtraError(InvalidValueError):
@@ -44,13 +70,35 @@ def check_parameters(schema: Mapping[str, Any] | str, parameters: Any) -> None:
         raise InvalidValueError("parameters", "$", text) from None
     if error is None:
         return
-    rule = error.validator_value
-    if error.validator == "required":
-        rule = [key for key in rule if key not in error.instance]
-    # jsonschema's text repeats the value, which may be a secret; the place and the rule say enough.
-    raise InvalidValueError(
-        "parameters", error.json_path, f"do not fit their schema: {error.validator} {show(rule)}"
-    ) from None
+    place = error.json_path
+    where = "" if place == "$" else f" at {show(place)[1:-1]}"
+    raise UnfitError("parameters", place, f"do not fit their schema{where}: {_rule(error)}") from None
+
+
+def _rule(error: Any) -> str:
+    """The rule that is broken. Not in jsonschema's words: they repeat the value, which may be a secret."""
+    keyword, value = error.validator, error.validator_value
+    if keyword == "required":
+        return f"required but missing: {_listed(key for key in value if key not in error.instance)}"
+    if keyword == "additionalProperties":
+        patterns = error.schema.get("patternProperties", {})
+        known = error.schema.get("properties", {})
+        other = (
+            key
+            for key in error.instance
+            if key not in known and not any(re.search(one, key) for one in patterns)
+        )
+        return f"must not hold {_listed(other)}"
+    if keyword == "type":
+        return f"must be of type {value if isinstance(value, str) else ' or '.join(value)}"
+    if keyword == "enum":
+        return f"must be one of {_listed(value)}"
+    words = _WORDS.get(keyword)
+    return f"{keyword} {show(value)}" if words is None else words.format(show(value))
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(show, itertools.islice(values, MOST)))
 
 
 def _text(schema: Any) -> str:

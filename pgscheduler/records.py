@@ -56,7 +56,8 @@ class JobRecord:
     name: str
     key: str | None
     state: JobState
-    priority: int
+    #: None once a one-time job has ended: history keeps neither it nor `created_at`.
+    priority: int | None
     run_at: datetime
     scheduled_at: datetime
     created_at: datetime | None
@@ -103,6 +104,10 @@ class JobRecord:
     def retries_left(self) -> int:
         """Retries that are still left for this occurrence, by the stored policies."""
         return max(int((self.options or {}).get("retries", 0)) - self.failures, 0)
+
+    def _called(self) -> str:
+        """What error texts call it."""
+        return f"{self.id} {self.name}" if self.key is None else f"{self.id} {self.name}/{self.key}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -170,7 +175,7 @@ class JobRecord:
             name=run.name,
             key=run.key,
             state=run.outcome.job_state,
-            priority=0,
+            priority=None,
             run_at=run.scheduled_at,
             scheduled_at=run.scheduled_at,
             created_at=None,
@@ -220,6 +225,10 @@ class RunRecord:
     @property
     def duration(self) -> timedelta | None:
         return None if self.started_at is None else self.finished_at - self.started_at
+
+    def _called(self) -> str:
+        """What error texts call it."""
+        return f"{self.id} {self.name}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

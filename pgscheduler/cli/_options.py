@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any, NoReturn, TypeVar, cast
+from pathlib import Path
+from typing import IO, Any, NoReturn, TypeVar, cast
 from zoneinfo import ZoneInfo
 
 import click
 import structlog
 from click.core import ParameterSource
 
+from pgscheduler import definitions
 from pgscheduler._settings import DEFAULT_FILE, FILE_VARIABLE, locate
 from pgscheduler.client import JobRef
 from pgscheduler.config import SchedulerConfig
+from pgscheduler.definitions import Definitions
 from pgscheduler.errors import InvalidTypeError, InvalidValueError, JobNotFoundError
 from pgscheduler.records import JobRecord
 from pgscheduler.scheduler import Scheduler
@@ -27,6 +31,7 @@ __all__ = [
     "client",
     "complete_job",
     "configuration",
+    "configure_log",
     "confirm",
     "database_options",
     "debug_option",
@@ -36,9 +41,12 @@ __all__ = [
     "job_argument",
     "json_option",
     "listing_options",
+    "load_definitions",
     "log_settings",
+    "parse_json",
     "parse_parameters",
     "parse_time",
+    "read_lines",
     "settings_file",
     "yes_option",
 ]
@@ -161,6 +169,31 @@ def log_settings(level: str, as_json: bool = False) -> dict[str, Any]:
     }
 
 
+def configure_log(as_json: bool) -> None:
+    """The log of a process that stays, unless the program has configured its own: what libraries say has the same form."""
+    settings = log_settings("debug" if debugging() else "info", as_json)
+    # A line in one write: the nodes of --processes share it.
+    if not structlog.is_configured():
+        structlog.configure(logger_factory=structlog.WriteLoggerFactory(sys.stderr), **settings)
+    # The last resort, so that a module's own handlers keep theirs, and `basicConfig()` still works.
+    logging.lastResort = _Libraries(structlog.wrap_logger(structlog.WriteLogger(sys.stderr), **settings))
+
+
+class _Libraries(logging.Handler):
+    """Warnings of libraries that log by the standard library: psycopg, uvicorn, asyncio."""
+
+    def __init__(self, log: Any) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log  # not structlog's configured one, which may be made to come back here
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+            self._log.log(record.levelno, text, logger=record.name, exc_info=record.exc_info or None)
+        except Exception:  # noqa: BLE001 - a log line must not end what it is about
+            self.handleError(record)
+
+
 def debugging() -> bool:
     return bool(click.get_current_context().find_root().ensure_object(dict).get("debug"))
 
@@ -217,6 +250,11 @@ def _the_only(found: list[JobRecord], text: str, better: list[JobRecord]) -> Job
     return found[0]
 
 
+def load_definitions(file: str, source: str | None) -> Definitions:
+    """The definitions in a file; if neither it nor --source says whose they are, they belong to the file's name."""
+    return definitions.load(file, source, fallback=Path(file).stem)
+
+
 def parse_time(field: str, text: str, default: ZoneInfo | None = None) -> datetime:
     """An ISO 8601 time; without an offset it is of the zone `default`, or an error."""
     try:
@@ -236,8 +274,11 @@ def parse_time(field: str, text: str, default: ZoneInfo | None = None) -> dateti
 
 def parse_parameters(text: str, field: str = "params") -> Any:
     """JSON, or `@file` with JSON in it (`@-`: stdin)."""
-    if text.startswith("@"):
-        text = _read_file(text[1:], field)
+    return parse_json(_read_file(text[1:], field) if text.startswith("@") else text, field)
+
+
+def parse_json(text: str, field: str) -> Any:
+    """JSON as the standard has it; what is wrong is told with the name that the user gave it under."""
 
     def refuse(word: str) -> NoReturn:
         raise ValueError(f"{word} is not JSON")
@@ -255,15 +296,31 @@ def parse_parameters(text: str, field: str = "params") -> Any:
 
 
 def _read_file(path: str, field: str) -> str:
+    with _opened(path, field) as file:
+        return _decoded(file.read(MAX_FILE + 1), path, field)
+
+
+def read_lines(path: str, field: str) -> Iterator[str]:
+    """The lines of a file (`-`: stdin) of any length, one after the other."""
+    with _opened(path, field) as file:
+        while line := file.readline(MAX_FILE + 1):
+            yield _decoded(line, path, field)
+
+
+@contextmanager
+def _opened(path: str, field: str) -> Iterator[IO[bytes]]:
     try:
         if path == "-":
-            content = sys.stdin.buffer.read(MAX_FILE + 1)
+            yield sys.stdin.buffer
         else:
             with open(path, "rb") as file:
-                content = file.read(MAX_FILE + 1)
+                yield file
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise click.BadParameter(f"{field}: cannot read {path[:80]!r}: {reason}") from None
+
+
+def _decoded(content: bytes, path: str, field: str) -> str:
     if len(content) > MAX_FILE:
         raise click.BadParameter(f"{field}: {path[:80]!r} is too large (more than {MAX_FILE} bytes)")
     try:

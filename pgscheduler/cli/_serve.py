@@ -114,27 +114,27 @@ def _prepare(scheduler: Scheduler, work: Work) -> list[str]:
     if "scheduler" not in work.roles:
         return names
     if "worker" in work.roles:
-        _declare(scheduler, recurring, work.definitions)
+        _declare(scheduler, recurring, work.definitions, scheduler.log)
     elif recurring or work.definitions is not None:
         # By another one: what this node has scheduled itself, it would run as well.
         with Scheduler(dataclasses.replace(scheduler.config, create_schema=False)) as other:
-            _declare(other, recurring, work.definitions)
+            _declare(other, recurring, work.definitions, scheduler.log)
     return names
 
 
-def _declare(scheduler: Scheduler, recurring: list[Job], definitions: Definitions | None) -> None:
+def _declare(scheduler: Scheduler, recurring: list[Job], definitions: Definitions | None, log: Any) -> None:
     for job in recurring:
         scheduler.schedule(job)
     if definitions is None:
         return
     # Nodes with the old file and with the new one start in any order: only `apply`, which asks, retires.
     done = scheduler.apply(definitions, retire=False)
-    scheduler.log.info(
+    log.info(
         "definitions applied", source=definitions.source, changed=len(done.changes), unchanged=done.unchanged
     )
     left = [f"{change.name}/{change.key}" for change in scheduler.plan(definitions).of("retire")]
     if left:
-        scheduler.log.warning(
+        log.warning(
             "jobs left the file and go on; `pgscheduler apply` retires them",
             source=definitions.source,
             jobs=left[:20],

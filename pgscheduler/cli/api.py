@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
-import structlog
 
 from pgscheduler.scheduler import Scheduler
 
 from ._group import cli
-from ._options import configuration, database_options, debug_option, debugging, log_settings
+from ._options import configuration, configure_log, database_options, debug_option
 from ._serve import Work, serve
 from ._target import load_target
 
@@ -46,9 +44,7 @@ def api(
     It runs no jobs, but those of MODULE when POST /jobs/engine/run asks for a pass. `pgscheduler run --role api
     --role worker` is both in one process.
     """
-    if not structlog.is_configured():
-        log = log_settings("debug" if debugging() else "info", as_json)
-        structlog.configure(logger_factory=structlog.WriteLoggerFactory(sys.stderr), **log)
+    configure_log(as_json)
     found = [] if target is None else load_target(target)
     if isinstance(found, Scheduler):
         raise click.UsageError(

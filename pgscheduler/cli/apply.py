@@ -6,10 +6,8 @@ from typing import Any
 
 import click
 
-from pgscheduler import definitions
-
 from ._group import cli
-from ._options import client, confirm, database_options, debug_option, finite, json_option
+from ._options import client, confirm, database_options, debug_option, finite, json_option, load_definitions
 from ._output import one_line, say_json
 from .plan import file_options, plan_document, say_changes
 
@@ -37,7 +35,7 @@ def apply(
 
     In one transaction. Jobs that left the file are retired: deleted, while their history stays. Asks first.
     """
-    wanted = definitions.load(file, source)
+    wanted = load_definitions(file, source)
     with client(where) as scheduler:
         retire: bool | frozenset[int] = True
         if not yes:
@@ -57,4 +55,5 @@ def _confirm(labels: list[str]) -> None:
     shown = ", ".join(map(one_line, labels[:20])) + (
         f" and {len(labels) - 20} more" if len(labels) > 20 else ""
     )
-    confirm(f"Retire {len(labels)} jobs that are not in the file ({shown})?", "nothing was applied")
+    jobs = "1 job that is" if len(labels) == 1 else f"{len(labels)} jobs that are"
+    confirm(f"Retire {jobs} not in the file ({shown})?", "nothing was applied")

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
+from click.core import ParameterSource
+
+from pgscheduler.errors import InvalidTypeError, InvalidValueError
+from pgscheduler.scheduler import Scheduler
 
 from ._group import cli
-from ._options import client, database_options, debug_option, json_option
+from ._options import client, database_options, debug_option, json_option, parse_json, read_lines
 from ._output import job_document, job_facts, say_facts, say_json
 from ._policies import if_exists_option, moment_options, policy_options, schedule_options
 
 __all__ = ["enqueue", "schedule"]
+
+#: What may be said beside --lines; the rest is for one job.
+WITH_LINES = {
+    "name", "lines", "at", "delay", "priority", "dsn", "table_prefix", "schema", "settings", "as_json",
+}  # fmt: skip
 
 
 @cli.command()
 @click.argument("name")
 @click.option("--key", help="At most one waiting job per name and key: a second one replaces it.")
 @if_exists_option("update", "; with error, also if it has just ended")
+@click.option(
+    "--lines",
+    metavar="FILE",
+    help="Many jobs: the parameters of each as a line of JSON; - reads stdin. All of them or none.",
+)
 @moment_options
 @policy_options
 @database_options
@@ -26,6 +41,7 @@ __all__ = ["enqueue", "schedule"]
 def enqueue(
     name: str,
     key: str | None,
+    lines: str | None,
     if_exists: Any,
     when: dict[str, Any],
     policies: dict[str, Any],
@@ -36,9 +52,39 @@ def enqueue(
 
     Without policies (--retries, --timeout, …) those of the class that runs it apply.
     """
+    if lines is not None:
+        return _enqueue_many(name, lines, {**when, **policies}, where, as_json)
     with client(where) as scheduler:
         job = scheduler.enqueue(name, key=key, if_exists=if_exists, **when, **policies)
-    say_json(job_document(job)) if as_json else say_facts(job_facts(job))
+    return say_json(job_document(job)) if as_json else say_facts(job_facts(job))
+
+
+def _enqueue_many(name: str, lines: str, given: dict[str, Any], where: dict[str, Any], as_json: bool) -> None:
+    """`--lines`: what all of the jobs share, and the parameters of each."""
+    context = click.get_current_context()
+    said = {n for n in context.params if context.get_parameter_source(n) is ParameterSource.COMMANDLINE}
+    strange = [f"--{n.replace('_', '-')}" for n in context.params if n in said - WITH_LINES]
+    if strange:
+        raise click.UsageError(f"--lines and {', '.join(strange)} exclude each other", context)
+    with client(where) as scheduler:
+        stored = scheduler.enqueue_many(name, _parameters(scheduler, lines), **given)
+    if as_json:
+        say_json({"name": name, "stored": stored})
+    else:
+        print(f"stored {stored} {'job' if stored == 1 else 'jobs'}")
+
+
+def _parameters(scheduler: Scheduler, file: str) -> Iterator[Any]:
+    """The parameters of each line, checked here, because only here a wrong one has a number. Blank lines are none."""
+    for number, text in enumerate(read_lines(file, "lines"), 1):
+        if text.strip():
+            label = f"lines: line {number}"
+            parameters = parse_json(text, label)
+            try:
+                scheduler._client.check_parameters(parameters, None)
+            except (InvalidValueError, InvalidTypeError) as error:
+                raise click.BadParameter(f"{label}: {error}") from None
+            yield parameters
 
 
 @cli.command()

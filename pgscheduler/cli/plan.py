@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from pgscheduler import definitions
 from pgscheduler.definitions import Change, Plan
-from pgscheduler.jobs._secrets import shown
+from pgscheduler.jobs._secrets import shown, shown_change
 
 from ._group import cli
-from ._options import client, database_options, debug_option, json_option
+from ._options import client, database_options, debug_option, json_option, load_definitions
 from ._output import one_line, say_json, say_table
 
 __all__ = ["file_options", "plan", "plan_document", "say_changes"]
@@ -23,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def file_options(function: F) -> F:
     """FILE and --source."""
-    source = click.option("--source", help="Whose jobs these are, instead of what the file says.")
+    source = click.option("--source", help="Whose jobs these are. [default: as the file says, else its name]")
     return click.argument("file", type=click.Path())(source(function))
 
 
@@ -37,7 +36,7 @@ def plan(file: str, source: str | None, where: dict[str, Any], as_json: bool) ->
 
     Changes nothing. Ends with 1 if the apply would refuse, because a job exists that is not the file's.
     """
-    wanted = definitions.load(file, source)
+    wanted = load_definitions(file, source)
     with client(where) as scheduler:
         found = scheduler.plan(wanted)
     if as_json:
@@ -50,6 +49,10 @@ def plan(file: str, source: str | None, where: dict[str, Any], as_json: bool) ->
 def plan_document(plan: Plan) -> dict[str, Any]:
     """A plan for `--json`; header values that may be secret are hidden."""
     document: dict[str, Any] = shown(plan.to_dict())
+    for change, told in zip(plan.changes, document["changes"], strict=True):
+        for field, difference in change.differences.items():
+            before, after = shown_change(*difference)
+            told["differences"][field] = {"from": before, "to": after}
     return document
 
 
@@ -65,8 +68,9 @@ def _what(change: Change) -> str:
         return f"exists already, {change.differences['reason'][0]}"
     if change.action == "retire":
         return "runs now, and is asked to stop" if change.running else "its history stays"
+    sides = {field: shown_change(*difference) for field, difference in change.differences.items()}
     parts = [
-        f"{field}: {json.dumps(shown(before), ensure_ascii=False)} → {json.dumps(shown(after), ensure_ascii=False)}"
-        for field, (before, after) in change.differences.items()
+        f"{field}: {json.dumps(before, ensure_ascii=False)} → {json.dumps(after, ensure_ascii=False)}"
+        for field, (before, after) in sides.items()
     ]
     return "; ".join([*parts, *(["runs now"] if change.running else [])])

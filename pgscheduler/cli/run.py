@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import sys
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import structlog
 from click.core import ParameterSource
 
-from pgscheduler import definitions
 from pgscheduler._settings import FILE_VARIABLE, read_file
 from pgscheduler.definitions._document import SHELL
 from pgscheduler.errors import InvalidTypeError, InvalidValueError
@@ -27,11 +24,11 @@ from ._family import Family, Leash
 from ._group import cli
 from ._options import (
     configuration,
+    configure_log,
     database_options,
     debug_option,
-    debugging,
     finite,
-    log_settings,
+    load_definitions,
     settings_file,
 )
 from ._serve import ROLES, Work, port_of, serve, serve_once
@@ -43,7 +40,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 BOTH = ("scheduler", "worker")
 #: Settings of a node that have an option; the others are in the environment or the settings file.
-SETTINGS = ("max_concurrent_jobs", "create_schema", "shutdown_timeout")
+SETTINGS = ("max_concurrent_jobs", "create_schema", "shutdown_timeout", "run_immediately")
 #: What a Scheduler of the user's own decides itself.
 OWN = (
     "dsn",
@@ -113,6 +110,12 @@ _OPTIONS = (
         type=float,
         metavar="SECONDS",
         help="How long running jobs may take to end. [default: 30]",
+    ),
+    click.option(
+        "--run-immediately/--no-run-immediately",
+        default=True,  # unlike a program's: whoever types a command looks whether it works
+        envvar="PGSCHEDULER_RUN_IMMEDIATELY",
+        help="Look for due jobs at the start, or only when the next one comes. [default: at the start]",
     ),
     database_options,
     click.option(
@@ -210,10 +213,7 @@ def _run(
     **settings: Any,
 ) -> int:
     leash = Leash.taken()
-    if not structlog.is_configured():  # before the module is loaded, which may have a wish of its own
-        # A line in one write: the nodes of --processes share it.
-        log = log_settings("debug" if debugging() else "info", as_json)
-        structlog.configure(logger_factory=structlog.WriteLoggerFactory(sys.stderr), **log)
+    configure_log(as_json)  # before the module is loaded, which may have a wish of its own
     if http_allow and not allow_http:
         raise click.UsageError("--http-allow goes with --allow-http", context)
     if once and (processes > 1 or metrics_port is not None or "worker" not in roles or "api" in roles):
@@ -245,9 +245,11 @@ def _run(
         return serve(found, Work(metrics=metrics, api=api), as_json, leash)
     if settings["shutdown_timeout"] is not None:
         settings["shutdown_timeout"] = timedelta(seconds=finite(settings["shutdown_timeout"]))
-    made = configuration(where, **{n: v for n, v in settings.items() if v is not None and v is not False})
+    if not settings["create_schema"]:
+        del settings["create_schema"]  # no wish: the environment or the file may have it
+    made = configuration(where, **{n: v for n, v in settings.items() if v is not None})
     jobs = [*(found or []), *_kinds(allow_shell, allow_http, http_allow)]
-    wanted = None if config is None else definitions.load(config, source, fallback=Path(config).stem)
+    wanted = None if config is None else load_definitions(config, source)
     if "worker" in roles and not jobs and wanted is None:
         raise click.UsageError(
             "nothing to run: give MODULE[:OBJECT], --config, --allow-shell or --allow-http", context
@@ -280,7 +282,8 @@ def _name(job: type[Job] | Job) -> str:
 def _defaults(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
     """The table `run` of the settings file holds defaults for these commands' options."""
     file = settings_file(value) or os.environ.get(FILE_VARIABLE)
-    table = read_file(file).get("run", {}) if file else {}
+    content = read_file(file) if file else {}
+    table = content.get("run", {})
     label = os.path.basename(file or "")
     if not isinstance(table, dict):
         raise InvalidTypeError(f"{label}: run", table, "must be a table")
@@ -295,7 +298,9 @@ def _defaults(context: click.Context, _: click.Parameter, value: str | None) -> 
     # A text where several may be given is one of them, and not its letters.
     several = [p.name for p in context.command.params if isinstance(p, click.Option) and p.multiple]
     table = {n: [v] if n in several and isinstance(v, str) else v for n, v in table.items()}
-    context.default_map = {**(context.default_map or {}), **table}
+    # A setting proper, but its default is another one here, which must not win over the file.
+    immediately = {n: v for n, v in content.items() if n == "run_immediately"}
+    context.default_map = {**(context.default_map or {}), **table, **immediately}
     return value
 
 

@@ -36,7 +36,7 @@ def show(job: str, where: dict[str, Any], as_json: bool) -> None:
                 run = scheduler.get_run(job)
                 return say_json(run_document(run)) if as_json else say_facts(run_facts(run))
         found = find_job(scheduler, job)
-        place = scheduler.queue_position(found)
+        place = None if found.recurring else scheduler.queue_position(found)
     if as_json:
         return say_json({**job_document(found), "queue_position": place})
     return say_facts({**job_facts(found), "place in queue": place})

@@ -80,19 +80,23 @@ def trigger(scheduler: Scheduler, job: JobRecord) -> Any:
 
 @cli.command()
 @job_argument
+@click.option("--history", is_flag=True, help="Its runs and their logs too, unless it runs.")
 @yes_option
 @database_options
 @json_option
 @debug_option
-def delete(job: str, yes: bool, where: dict[str, Any], as_json: bool) -> None:
-    """Delete a JOB for good; its history stays. Asks first."""
+def delete(job: str, history: bool, yes: bool, where: dict[str, Any], as_json: bool) -> None:
+    """Delete a JOB for good; its history stays without --history. Asks first."""
     with client(where) as scheduler:
         found = find_job(scheduler, job)
         label = f"{found.name}/{found.key}" if found.key and found.key != found.name else found.name
         if not yes:
-            confirm(f"Delete job {found.id} ({one_line(label)})?", "nothing was deleted")
-        answer = scheduler.delete(found)
+            too = " with its history" if history else ""
+            confirm(f"Delete job {found.id} ({one_line(label)}){too}?", "nothing was deleted")
+        answer = scheduler.delete(found, history=history)
     if as_json:
         say_json({"id": found.id, "name": found.name, "key": found.key, "result": answer})
+    elif history and answer == "deleted":
+        print(f"job {found.id} ({one_line(found.name)}) is deleted with its history")
     else:
         print(_ANSWERS[answer].format(id=found.id, name=one_line(found.name)))

@@ -20,18 +20,19 @@ __all__ = ["Guard", "HttpBlockedError", "is_public"]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-#: Not public although `is_global` says so, in some or all Python versions: each of them reaches another address
-#: than it names, or none.
+#: All that IPv6 has for the open internet. What is outside is local, reserved, or made to reach an IPv4 address
+#: (mapped, compatible, NAT64), whatever a Python version's `is_global` knows of it.
+_OPEN = ipaddress.IPv6Network("2000::/3")
+#: Not public although `is_global` says so, in some or all Python versions.
 _DOUBTFUL: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text)
     for text in (
+        "168.63.129.16/32",  # Azure answers its virtual machines there, secrets included
+        "192.0.0.0/24",  # protocols' own; Oracle's cloud answers its machines there
         "192.88.99.0/24",  # relays of 6to4
-        "::/96",  # IPv4-compatible
-        "64:ff9b::/96",  # NAT64
-        "64:ff9b:1::/48",  # NAT64, local
-        "2001::/32",  # Teredo
+        "2001::/23",  # protocols' own, Teredo among them
         "2002::/16",  # 6to4
-        "fec0::/10",  # site-local, of old
+        "3fff::/20",  # documentation
     )
 )
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?\Z")
@@ -40,10 +41,14 @@ _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?\Z")
 class HttpBlockedError(PgSchedulerError, PermissionError):
     """A request would have gone where this node does not allow it. Nothing was sent."""
 
+    plain = True
+
 
 def is_public(address: Address) -> bool:
     """Is it an address of the open internet?"""
     address = _plain(address)
+    if isinstance(address, ipaddress.IPv6Address) and address not in _OPEN:
+        return False
     if any(address in network for network in _DOUBTFUL if network.version == address.version):
         return False
     return address.is_global and not (

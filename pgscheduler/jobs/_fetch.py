@@ -32,6 +32,8 @@ FAILED = "API Call execution FAILED."
 class HttpCallError(PgSchedulerError, RuntimeError):
     """A request that was made did not succeed. `status` is the answer's, None if there was none."""
 
+    plain = True
+
     def __init__(self, message: str, status: int | None = None) -> None:
         self.status = status
         super().__init__(message)

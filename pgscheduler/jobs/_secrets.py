@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pgscheduler._marks import HIDDEN, MARK, SHORTEST, mask
+from pgscheduler._marks import HIDDEN, MARK, SHORTEST, mask, told_apart
 
-__all__ = ["HIDDEN", "mask", "redacted", "secrets_of", "shown"]
+__all__ = ["HIDDEN", "mask", "redacted", "secrets_of", "shown", "shown_change"]
 
 #: A header that nobody has heard of may well be a key, so this names those that are not.
 HARMLESS = frozenset(
@@ -35,25 +35,31 @@ def redacted(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value if harmless(name) else HIDDEN for name, value in headers.items()}
 
 
-def shown(value: Any) -> Any:
-    """Stored data as a listing may show it: what is marked as secret, headers, wherever they are, and `params` with
-    telling names, also those in a `url`, hidden."""
+def shown(value: Any, telling: bool = False) -> Any:
+    """Stored data as a listing may show it: what is marked as secret, headers, wherever they are, and what has a telling
+    name in `params`, `data` or the query of a `url`, hidden. `telling`: names tell here already."""
     if isinstance(value, Mapping):
         if MARK in value:
             return {MARK: HIDDEN}
-        found = {name: shown(one) for name, one in value.items()}
-        for name in ("headers", "params"):
-            inner = value.get(name)
-            if isinstance(inner, Mapping):
-                found[name] = redacted(inner) if name == "headers" else _redacted_params(inner)
+        found = {
+            name: HIDDEN if telling and _tells(name) else shown(one, telling or name in ("params", "data"))
+            for name, one in value.items()
+        }
+        if isinstance(value.get("headers"), Mapping):
+            found["headers"] = redacted(value["headers"])
         if isinstance(value.get("url"), str):
             found["url"] = _redacted_url(value["url"])
         return found
-    return [shown(one) for one in value] if isinstance(value, list) else value
+    return [shown(one, telling) for one in value] if isinstance(value, list) else value
 
 
-def _redacted_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: HIDDEN if _SECRET_NAME.search(str(name)) else shown(one) for name, one in params.items()}
+def shown_change(before: Any, after: Any) -> tuple[Any, Any]:
+    """Both sides of a change as a listing may show them; where all that differs is hidden, the second says so."""
+    return told_apart(shown(before), shown(after))
+
+
+def _tells(name: object) -> bool:
+    return _SECRET_NAME.search(str(name)) is not None
 
 
 def _redacted_url(text: str) -> str:
@@ -63,14 +69,16 @@ def _redacted_url(text: str) -> str:
     except ValueError:
         return HIDDEN
     user, _, place = url.netloc.rpartition("@")
-    safe = [(name, HIDDEN if _SECRET_NAME.search(name) else value) for name, value in pairs]
+    safe = [(name, HIDDEN if _tells(name) else value) for name, value in pairs]
     if not user and safe == pairs:
         return text
     netloc = f"{HIDDEN}@{place}" if user else place
     return url._replace(netloc=netloc, query=urlencode(safe, safe="*")).geturl()
 
 
-def secrets_of(headers: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> set[str]:
+def secrets_of(
+    headers: Mapping[str, Any], params: Mapping[str, Any] | None = None, data: Any = None
+) -> set[str]:
     """Every text that a server might send back to us and that must not be kept."""
     found: set[str] = set()
     for name, value in headers.items():
@@ -83,13 +91,20 @@ def secrets_of(headers: Mapping[str, Any], params: Mapping[str, Any] | None = No
             found |= {part, part.partition("=")[2]}
             if text.lower().startswith("basic "):
                 found |= _basic(part)
-    for name, value in (params or {}).items():
-        if _SECRET_NAME.search(str(name)):
-            found |= {str(one) for one in (value if isinstance(value, list) else [value])}
+    found |= _told({} if params is None else params) | _told(data)
     found |= {json.dumps(text)[1:-1] for text in found}
     return {
         text for text in found if len(text) >= SHORTEST and text.lower() not in ("basic", "bearer", "digest")
     }
+
+
+def _told(value: Any, inside: bool = False) -> set[str]:
+    """The texts, and numbers as text, under telling names."""
+    if isinstance(value, Mapping):
+        return set().union(*(_told(one, inside or _tells(name)) for name, one in value.items()))
+    if isinstance(value, list):
+        return set().union(*(_told(one, inside) for one in value))
+    return {str(value)} if inside and not isinstance(value, bool | None) else set()
 
 
 def _basic(text: str) -> set[str]:

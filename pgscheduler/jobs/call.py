@@ -23,6 +23,8 @@ __all__ = ["CallError", "CallJob", "CallParameters"]
 class CallError(PgSchedulerError, LookupError):
     """The parameters name a module that is not allowed, or a function that it does not offer."""
 
+    plain = True
+
 
 @dataclass(frozen=True, kw_only=True)
 class CallParameters:

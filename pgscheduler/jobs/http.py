@@ -96,9 +96,9 @@ class HttpJob(KindOfJob):
     """Makes one HTTP request; its parameters are `HttpParameters`.
 
     The result is `{"status": 200, "url": …, "bytes": …, "seconds": …, "body": …}`: the last hop's URL without its
-    query, and the first 1000 characters of the answer. Values of headers that may be secret, and of `params`
-    with telling names, are masked in it wherever the server repeats them. Every other outcome fails the attempt
-    with HttpCallError or HttpBlockedError.
+    query, and the first 1000 characters of the answer. Values of headers that may be secret, and of what
+    has a telling name in `params` or `data`, are masked in it wherever the server repeats them. Every other
+    outcome fails the attempt with HttpCallError or HttpBlockedError.
 
     `allow` opens addresses that are not public, and ports other than `ports`: networks (`10.0.0.0/8`), addresses
     or host names, each with a port or for all ports (`metrics.internal:9090`). A name that is allowed is
@@ -162,7 +162,7 @@ class HttpJob(KindOfJob):
                 answer = await fetch(order)
         except TimeoutError:
             raise HttpCallError(f"{FAILED} No answer from {where(url)} within {seconds:g} s") from None
-        secrets = secrets_of(call.headers, {**dict(url.params.multi_items()), **call.params})
+        secrets = secrets_of(call.headers, {**dict(url.params.multi_items()), **call.params}, call.data)
         for own in self._credentials.values():
             secrets |= secrets_of(own)
         text = clean_text(mask(answer.text, secrets), len(answer.text) + 1)

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pgscheduler import _check as check
 from pgscheduler._json import clean_text
@@ -29,7 +29,7 @@ __all__ = ["ShellError", "ShellJob", "ShellParameters"]
 
 TAIL = 4000  # bytes of output that are kept: where a command says why it ended
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
-CLOSING = 1.0  # seconds for the output's end, when somebody who left the group still holds it
+CLOSING = 1.0  # seconds for the output's end, when somebody who was not found still holds it
 MAX_COMMAND = 64 * 1024  # characters; Linux takes 128 KiB for one argument
 #: What a command sees of the node's own environment. Not all: the database's password is there.
 INHERITED = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
@@ -37,6 +37,8 @@ INHERITED = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "
 
 class ShellError(PgSchedulerError, RuntimeError):
     """A command failed. `exit_code` is negative for a signal; None if it was not started, or killed by this job."""
+
+    plain = True
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
         self.exit_code = exit_code
@@ -90,9 +92,11 @@ class ShellJob(KindOfJob):
     The result is `{"exit_code": 0, "output": …, "bytes": …, "seconds": …}`; `output` holds the last 4000 bytes of
     what it wrote to standard output and error. A failure's error text ends with the same. Its input is empty.
 
-    The command leads a process group. A timeout, a cancel or the shutdown's deadline ends the whole group:
-    SIGTERM, and SIGKILL five seconds later; at once if the claim was lost or the node must go. What the command
-    leaves behind in its group is killed when it ends. Only a node that is itself killed cannot do this.
+    The command leads a session. A timeout, a cancel or the shutdown's deadline ends the command with all that it
+    started, also what made a group or a session of its own: SIGTERM, and SIGKILL five seconds later; at once if the
+    claim was lost or the node must go. What the command leaves behind in its session is killed when it ends. Not
+    found is what left the session and whose parent has ended before, as a daemon's has; nor anything outside the
+    command's group where there is no `/proc` (macOS). A node that is itself killed ends nothing.
 
     `enabled` must be True: InvalidValueError otherwise, so that no node runs commands because of a forgotten
     line. `environment` is added to the few variables that a command inherits (PATH, HOME, the locale, the time
@@ -167,8 +171,31 @@ class ShellJob(KindOfJob):
         return {"exit_code": code, "output": command.output(), "bytes": command.size, "seconds": seconds}
 
 
+class _Process(NamedTuple):
+    """One that runs, as `/proc` tells it."""
+
+    started: int  # ticks since the machine's boot; with the pid it is one process for ever
+    pid: int
+    parent: int
+    session: int
+
+
+def _processes() -> list[_Process]:
+    """All on this machine that have not ended, parents before their children. None where there is no `/proc`."""
+    found = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit():
+            # It may have ended by now.
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb", 0) as file:
+                # After its own name, in parentheses, which may hold anything.
+                state, *fields = file.read().rpartition(b")")[2].split()
+                if state not in (b"Z", b"X"):
+                    found.append(_Process(int(fields[18]), int(name), int(fields[0]), int(fields[2])))
+    return sorted(found)
+
+
 class _Command:
-    """A running group of processes, and the end of what it has written.
+    """A command with all that it starts, and the end of what it has written.
 
     Not asyncio's own subprocess: its wait() also waits for the output's end, which a forgotten child in the
     background can keep open for ever.
@@ -179,6 +206,8 @@ class _Command:
     ) -> None:
         self.size = 0  # bytes written so far
         self._kept = b""
+        #: Pid and start of all that were ever found to come from it.
+        self._family: set[tuple[int, int]] = set()
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[None] = self._loop.create_future()
         self._reading: asyncio.Future[None] | None = None
@@ -211,7 +240,7 @@ class _Command:
         await asyncio.shield(self._exited)
 
     async def end(self, grace: float) -> int:
-        """End the whole group: asked first, killed after `grace` seconds. Returns the command's exit code."""
+        """End all of it: asked first, killed after `grace` seconds. Returns the command's exit code."""
         if grace and not self._exited.done():
             self._kill(signal.SIGTERM)
             # Told to stop once more while we wait: no more patience.
@@ -223,7 +252,7 @@ class _Command:
                 await self.exited()
         code = self._process.wait()  # at once: it has exited
         if self._reading is not None:
-            # Somebody who left the group may hold the other end of the pipe for ever.
+            # Somebody who was not found may hold the other end of the pipe for ever.
             with contextlib.suppress(TimeoutError, asyncio.CancelledError):
                 await asyncio.wait_for(self._reading, CLOSING)
         if self._pipe is not None:
@@ -246,7 +275,7 @@ class _Command:
 
     def _watch(self) -> None:
         if sys.platform == "linux":
-            # Not reaped yet: its number stays taken, so that a late signal cannot hit a stranger's group.
+            # Not reaped yet: its number stays taken, so that a late signal cannot hit a stranger's session.
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         else:
             self._process.wait()
@@ -254,5 +283,39 @@ class _Command:
             self._loop.call_soon_threadsafe(self._exited.set_result, None)
 
     def _kill(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+        held = self._hold()
+        for process in held:
+            _send(process.pid, number)
+        # Children first: who goes on as the last of a stopped group hears SIGHUP before what was sent.
+        for process in reversed(held):
+            _send(process.pid, signal.SIGCONT)
+        if not held:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+
+    def _hold(self) -> list[_Process]:
+        """What comes from the command, stopped, so that nothing can escape between being found and being ended.
+
+        What was found before still counts: whoever ignores SIGTERM may have lost the parent by which it was found.
+        """
+        stopped: set[int] = set()
+        while True:
+            pids, sessions, found = {self._process.pid}, {self._process.pid}, []
+            for process in _processes():
+                known = (process.pid, process.started) in self._family
+                if known or process.parent in pids or process.session in sessions:
+                    pids.add(process.pid)
+                    sessions.add(process.session)
+                    found.append(process)
+            if stopped.issuperset(process.pid for process in found):
+                return found
+            for process in found:
+                self._family.add((process.pid, process.started))
+                if process.pid not in stopped:
+                    _send(process.pid, signal.SIGSTOP)
+                    stopped.add(process.pid)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from pgscheduler import _check as check
+from pgscheduler.clock import monotonic
 from pgscheduler.errors import InvalidTypeError, InvalidValueError, ListenError, SchedulerStateError
 from pgscheduler.scheduler import Scheduler
 
@@ -27,7 +28,9 @@ __all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "MetricsServer", "serve_metrics"]
 #: Prometheus elsewhere say `0.0.0.0`, and keep the port from the public.
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 3000  # Kronii's
-PATIENCE = 5.0  # seconds for a client to say what it wants; a silent one must not keep a thread
+PATIENCE = 5.0  # seconds for a client to say something; a silent one must not keep a thread
+LONGEST = 15.0  # seconds for all of it, however slowly its bytes come and go
+MOST = 64  # connections at the same time, each of which is a thread
 
 
 def serve_metrics(scheduler: Scheduler, port: int = DEFAULT_PORT, host: str = DEFAULT_HOST) -> MetricsServer:
@@ -103,6 +106,28 @@ class _Server(ThreadingMixIn, WSGIServer):
     """Answers on a thread per request, so that a slow client keeps nobody waiting."""
 
     daemon_threads = True
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        self._open: dict[socket.socket, float] = {}  # since when; entered by the loop, left by the threads
+        super().__init__(*given, **more)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if len(self._open) >= MOST:
+            self.shutdown_request(request)
+            return
+        self._open[request] = monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        # Called by the loop, after each connection and twice a second.
+        for request, since in self._open.copy().items():
+            if monotonic() - since > LONGEST:
+                with contextlib.suppress(OSError):  # its thread may have closed it meanwhile
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # A client that went away or said nothing is its own affair; anything else would be a bug of ours.

@@ -48,6 +48,20 @@ _BEARER = HTTPBearer(
 )
 
 
+class _Api(FastAPI):
+    """With a description that knows what a query is: its parameters are left out, and never null."""
+
+    def openapi(self) -> dict[str, Any]:
+        found = super().openapi()
+        for methods in found["paths"].values():
+            for parameter in (one for each in methods.values() for one in each.get("parameters", ())):
+                schema = parameter["schema"]
+                if parameter["in"] == "query" and {"type": "null"} in schema.get("anyOf", ()):
+                    (kind,) = (one for one in schema.pop("anyOf") if one != {"type": "null"})
+                    parameter["schema"] = {**kind, **schema}
+        return found
+
+
 def build(source: Scheduler | SchedulerConfig, tokens: Tokens, limits: Limits) -> FastAPI:
     """See `create_app`."""
     own = Scheduler(source) if isinstance(source, SchedulerConfig) else None
@@ -64,7 +78,7 @@ def build(source: Scheduler | SchedulerConfig, tokens: Tokens, limits: Limits) -
             if own is not None:
                 await run_in_threadpool(own.shutdown)
 
-    app = FastAPI(
+    app = _Api(
         title="pgscheduler",
         version=__version__,
         description=_ABOUT,
@@ -79,6 +93,7 @@ def build(source: Scheduler | SchedulerConfig, tokens: Tokens, limits: Limits) -
     )
     app.state.scheduler = scheduler
     app.state.tokens = tokens
+    app.state.limits = limits
     app.state.probe = Probe(lambda: scheduler)
     app.state.turn = threading.Lock()
     app.add_exception_handler(PgSchedulerError, _scheduler_error)

@@ -16,7 +16,7 @@ from pgscheduler.records import JobRecord
 
 from ._errors import plain
 
-__all__ = ["about", "facts", "noting", "operation"]
+__all__ = ["about", "facts", "note", "noting", "operation"]
 
 _ID = re.compile(r"[0-9]{1,19}\Z")
 #: Of the request that is being answered: endpoints add to it, on whichever thread they run.
@@ -37,10 +37,15 @@ def noting() -> dict[str, Any]:
 
 def about(job: JobRecord) -> JobRecord:
     """Say which job this request is about; returns it."""
+    note(job_id=job.id, job=job.name, key=job.key)
+    return job
+
+
+def note(**known: Any) -> None:
+    """Say what this request is about, if it is not one job."""
     found = _noted.get()
     if found is not None:
-        found.update(job_id=job.id, job=job.name, key=job.key)
-    return job
+        found.update(known)
 
 
 def facts(scope: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,8 +10,9 @@ from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from pgscheduler import errors as e
 from pgscheduler.jobs import HttpParameters
@@ -40,6 +41,7 @@ __all__ = [
     "JobBody",
     "JobChange",
     "NewJob",
+    "NewJobs",
     "OneTime",
     "payload_of",
     "schedule_of",
@@ -48,6 +50,10 @@ __all__ = [
 HTTP_JOB = "http_job"  # the name under which nodes register `HttpJob()`
 
 MISSING = "Missing required fields: name, cron_expression, and task_payload."
+MISSING_OWN = (
+    "A job of a registered class has its name and at least one field more: "
+    "a schedule, or the parameters of a one-time job ({} if it needs none)."
+)
 ONE_TIME = {"run_at": "string", "delay_seconds": "number"}
 _ONCE = {**ONE_TIME, "expires_in_seconds": "number"}
 _LINES = {"schedule": "object", "cron_expression": "string"}
@@ -111,7 +117,36 @@ class CronLine(Given):
 class Interval(Given):
     """At a fixed interval."""
 
-    every: Annotated[int, Field(ge=1, le=365 * 86400), integral] = Field(description="Whole seconds.")
+    every_seconds: Annotated[int, Field(ge=1, le=365 * 86400), integral] = Field(
+        # As it is answered, so that what was read can be sent back.
+        validation_alias=AliasChoices("every_seconds", "every"),
+        description="Whole seconds.",
+    )
+
+
+def _line(value: Any) -> str:
+    """Which of the two it is: the one whose first field is there."""
+    return (
+        "tag:cron"
+        if isinstance(value, CronLine) or (isinstance(value, dict) and "cron" in value)
+        else "tag:every"
+    )
+
+
+def _told_apart(value: Any) -> Any:
+    rule = "must be an object with cron or every_seconds"
+    if not isinstance(value, dict):
+        raise PydanticCustomError("schedule_type", rule)
+    if not value.keys() & {"cron", "every_seconds", "every"}:
+        raise PydanticCustomError("schedule_kind", rule)
+    return value
+
+
+Line = Annotated[
+    Annotated[CronLine, Tag("tag:cron")] | Annotated[Interval, Tag("tag:every")],
+    Discriminator(_line),
+    BeforeValidator(_told_apart),
+]
 
 
 class BackoffBody(Given):
@@ -195,7 +230,7 @@ class NewJob(Policies, OneTime):
     key: Name | None = Field(
         default=None, description="Which of several jobs of that name. Recurring: the name."
     )
-    schedule: CronLine | Interval | None = None
+    schedule: Line | None = None
     parameters: Json = Field(default=None, description="Any JSON; null is {}.")
     expires_in_seconds: Limited | None = Field(
         default=None, description="One-time: after this long it fails instead of running."
@@ -204,6 +239,16 @@ class NewJob(Policies, OneTime):
     if_exists: Literal["error", "keep", "update"] = Field(
         default="error", description="What happens if there is a job with this name and key."
     )
+
+
+class NewJobs(OneTime):
+    """One-time jobs of one name. Policies are those of the class that runs them."""
+
+    model_config = ConfigDict(json_schema_extra={"allOf": excluding(ONE_TIME)})
+
+    name: Name = Field(description="Which registered class runs them.")
+    parameters: list[Json] = Field(description="Those of each job: any JSON; null is {}.")
+    priority: Priority = Field(default=5, description="Smaller first.")
 
 
 class CronServiceJob(Policies):
@@ -234,7 +279,7 @@ class JobChange(Policies, OneTime):
         }
     )
 
-    schedule: CronLine | Interval | None = None
+    schedule: Line | None = None
     cron_expression: Annotated[str, CRON_LINE] | None = Field(
         default=None, description="Instead of `schedule`: a cron line in UTC."
     )
@@ -244,10 +289,8 @@ class JobChange(Policies, OneTime):
     is_active: bool | None = Field(default=None, description="True resumes it, false pauses it.")
 
 
-def _kind(value: Any) -> str | None:
+def _kind(value: Any) -> str:
     """Whose body is it?"""
-    if not isinstance(value, dict):
-        return None
     if "task_payload" in value or "cron_expression" in value or not value.keys() - {"name", "is_active"}:
         return "tag:cron_service"
     return "tag:own"
@@ -255,10 +298,13 @@ def _kind(value: Any) -> str | None:
 
 def _read(value: Any) -> Any:
     """Cron Service's own answer to a body in which something is missing."""
+    if not isinstance(value, dict):
+        raise PydanticCustomError("object_type", "must be a JSON object")
     value = camel_to_snake(value)
     needed = ("name", "cron_expression", "task_payload")
     if _kind(value) == "tag:cron_service" and any(value.get(name) in (None, "", {}) for name in needed):
-        raise ApiError(400, "missing_field", MISSING)
+        theirs = "task_payload" in value or "cron_expression" in value
+        raise ApiError(400, "missing_field", MISSING, detail=None if theirs else MISSING_OWN)
     return value
 
 
@@ -271,11 +317,15 @@ ChangeBody = Annotated[JobChange, BeforeValidator(camel_to_snake)]
 
 
 def schedule_of(given: CronLine | Interval | str, timezone: str = "UTC") -> Schedule:
-    """Raises ApiError 400 in Cron Service's words for a wrong line of its own, InvalidValueError for one of ours."""
+    """Raises ApiError for a wrong line: 422, and for Cron Service's own 400 in its words."""
     if isinstance(given, Interval):
-        return Every(timedelta(seconds=given.every))
+        return Every(timedelta(seconds=given.every_seconds))
     if isinstance(given, CronLine):
-        return Cron(given.cron, given.timezone, given.day_or)
+        try:
+            return Cron(given.cron, given.timezone, given.day_or)
+        except e.InvalidCronError as error:
+            field = "schedule.timezone" if error.field == "timezone" else "schedule.cron"
+            raise ApiError(422, "invalid_cron", str(error), field=field) from None
     try:
         return Cron(given, timezone)
     except e.InvalidCronError as error:

@@ -8,14 +8,15 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi import Query as InQuery
+from starlette.convertors import Convertor, register_url_convertor
 
 from pgscheduler.scheduler import Scheduler
 
 from ._errors import answers
-from ._fields import Id, Query
+from ._fields import Answer, Id, Query
 from ._strict import StrictRoute
 
-__all__ = ["LINKS", "JobId", "NoQuery", "Open", "Page", "page", "router"]
+__all__ = ["LINKS", "Count", "JobId", "NoQuery", "Open", "Page", "page", "router"]
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -25,6 +26,20 @@ def _scheduler(request: Request) -> Scheduler:
     found: Scheduler = request.app.state.scheduler
     return found
 
+
+class _IdConvertor(Convertor[str]):
+    """What may be an id in a path: anything, so that a wrong one is told; but not what is a path of its own."""
+
+    regex = "(?!(?:bulk|count|retry)$)[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("pgscheduler_id", _IdConvertor())
 
 #: The scheduler that the app was made for.
 Open = Annotated[Scheduler, Depends(_scheduler)]
@@ -37,6 +52,13 @@ class _Nothing(Query):
 
 #: For endpoints that take no query: an unknown parameter is a mistake, and said to be one.
 NoQuery = Annotated[_Nothing, InQuery()]
+
+
+class Count(Answer):
+    """How many rows the list with these filters has."""
+
+    count: int
+
 
 #: What a list says beside its rows.
 LINKS: dict[str, Any] = {

@@ -165,6 +165,9 @@ _PATH = {
 #: pydantic's words for a wrong type end so; each other word is a rule about a value.
 _TYPE_ENDINGS = ("_type", "_parsing", "is_instance_of", "model_attributes_type")
 
+#: What pydantic says of these names our own classes, or Python's.
+_OBJECTS = ("model_attributes_type", "model_type", "dict_type")
+
 
 def of_validation(error: RequestValidationError) -> ApiError:
     """The first thing that pydantic found, without the value: it may be a secret."""
@@ -183,6 +186,8 @@ def of_validation(error: RequestValidationError) -> ApiError:
         return ApiError(422, "unknown_field", f"{shown} is not known here", field=shown)
     code: Code = "invalid_type" if kind.endswith(_TYPE_ENDINGS) else "invalid_value"
     message = str(found["msg"]).removeprefix("Value error, ")
+    if kind in _OBJECTS:
+        message = "must be a JSON object"
     return ApiError(422, code, f"{shown}: {message}", field=shown)
 
 

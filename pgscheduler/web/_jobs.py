@@ -7,18 +7,28 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Body, Request, Response
 from fastapi import Query as InQuery
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pgscheduler import errors as e
 from pgscheduler.records import JobRecord
 from pgscheduler.retry import Backoff
 from pgscheduler.scheduler import Scheduler
 
-from ._audit import about
-from ._bodies import HTTP_JOB, ChangeBody, CronServiceJob, JobBody, JobChange, NewJob, payload_of, schedule_of
-from ._common import LINKS, JobId, NoQuery, Open, Page, router
+from ._audit import about, note
+from ._bodies import (
+    HTTP_JOB,
+    ChangeBody,
+    CronServiceJob,
+    JobBody,
+    JobChange,
+    NewJob,
+    NewJobs,
+    payload_of,
+    schedule_of,
+)
+from ._common import LINKS, Count, JobId, NoQuery, Open, Page, router
 from ._errors import ApiError, answers, or_missing
-from ._fields import Answer, Flag, Id, Limit, Name, Offset, Query
+from ._fields import Answer, Flag, Id, Limit, Name, Offset, Query, camel_to_snake
 from ._show import JobAnswer, refuse_hidden
 
 __all__ = ["jobs"]
@@ -29,13 +39,9 @@ ATTEMPTS = 3  # of a Cron Service job; each again twice as long after the one be
 BACKOFF = Backoff(initial=Backoff().initial * 5)
 
 
-class JobFilter(Query):
+class JobWishes(Query):
     """Each counts only if it is given."""
 
-    jobId: Id | None = Field(  # noqa: N815 - Cron Service's
-        default=None, description="Only this one; 404 if there is none."
-    )
-    job_id: Id | None = Field(default=None, description="The same as `jobId`.")
     name: Name | None = Field(default=None, description="The registered name: `job` in the answer.")
     key: Name | None = None
     state: Literal["pending", "running", "paused"] | None = None
@@ -44,8 +50,32 @@ class JobFilter(Query):
     search: Name | None = Field(
         default=None, description="A part of the name or key, in any case of letters."
     )
+    template: Name | None = Field(default=None, description="Made from the template with this code.")
+
+    def wishes(self) -> dict[str, Any]:
+        """As the verbs take them."""
+        return self.model_dump(include=set(JobWishes.model_fields))
+
+
+class JobFilter(JobWishes):
+    """The same, one job by its id, and a page."""
+
+    jobId: Id | None = Field(  # noqa: N815 - Cron Service's
+        default=None, description="Only this one; 404 if there is none."
+    )
+    job_id: Id | None = Field(default=None, description="The same as `jobId`.")
     limit: Limit = 100
     offset: Offset = 0
+
+
+class DeleteWishes(Query):
+    history: Flag = Field(default=True, description="False: its runs and their logs stay.")
+
+
+class JobsMade(Answer):
+    """Jobs were stored."""
+
+    stored: int
 
 
 class JobMade(Answer):
@@ -110,6 +140,12 @@ def _create_request(scheduler: Scheduler, body: CronServiceJob) -> JobRecord:
             if_exists="error",
             **policies,
         )
+    except (e.InvalidValueError, e.InvalidTypeError) as error:
+        # The verb's words for what has another name in this body.
+        theirs = {"key": "name", "parameters": "task_payload"}.get(error.field)
+        if theirs is None:
+            raise
+        raise type(error)(theirs, error.value, error.rule) from None
     except e.DuplicateJobError:
         text = f"Job with name '{body.name}' already exists."
         raise ApiError(409, "duplicate_job", text, field="name") from None
@@ -146,6 +182,24 @@ def _create(scheduler: Scheduler, body: NewJob) -> JobRecord:
     return record
 
 
+@jobs.post("/bulk", status_code=201, responses=answers(409), summary="Store many jobs")
+def create_many(
+    body: Annotated[NewJobs, BeforeValidator(camel_to_snake), Body()], scheduler: Open, _: NoQuery
+) -> JobsMade:
+    """One-time jobs of one name without keys, one for each of the `parameters`. All of them or none."""
+    _apart(body, "run_at", "delay_seconds")
+    for place, parameters in enumerate(body.parameters):
+        field = f"parameters.{place}"
+        refuse_hidden(field, parameters)
+        try:  # the verb checks them too, and does not tell which one it was
+            scheduler._client.check_parameters(parameters, None)
+        except (e.InvalidValueError, e.InvalidTypeError) as error:
+            raise type(error)(field, error.value, error.rule) from None
+    stored = scheduler.enqueue_many(body.name, body.parameters, priority=body.priority, **body.when())
+    note(job=body.name, jobs=stored)
+    return JobsMade(stored=stored)
+
+
 @jobs.get("", responses={200: LINKS, **answers(404)}, summary="List jobs")
 def list_jobs(
     query: Annotated[JobFilter, InQuery()], request: Request, response: Response, scheduler: Open
@@ -153,9 +207,8 @@ def list_jobs(
     """Live jobs by their id, a page at a time. What has ended is in `/api/v1/runs`."""
     if query.jobId is not None or query.job_id is not None:
         return [_show(found(scheduler, query.jobId or query.job_id or 0))]
-    filters = query.model_dump(include={"name", "key", "state", "recurring", "due", "search"})
     at = Page(request, response, query.limit, query.offset)
-    rows, more = _oldest_first(scheduler, filters, query.limit, query.offset)
+    rows, more = _oldest_first(scheduler, query.wishes(), query.limit, query.offset)
     at.link(more)
     return [_show(row) for row in rows]
 
@@ -179,13 +232,19 @@ def _oldest_first(
     return scheduler.jobs(**filters, limit=end - start, offset=start)[::-1], start > 0
 
 
-@jobs.get("/{job_id}", responses=answers(404), summary="Read a job")
+@jobs.get("/count", summary="Count jobs")
+def count(query: Annotated[JobWishes, InQuery()], scheduler: Open) -> Count:
+    """All live jobs that these filters leave. It reads them all; `/api/v1/stats` counts by name and state."""
+    return Count(count=scheduler.count_jobs(**query.wishes()))
+
+
+@jobs.get("/{job_id:pgscheduler_id}", responses=answers(404), summary="Read a job")
 def read(job_id: JobId, scheduler: Open, _: NoQuery) -> JobAnswer:
     """Live, or a one-time job that ended lately."""
     return _show(found(scheduler, job_id))
 
 
-@jobs.patch("/{job_id}", responses=answers(404, 409), summary="Change a job")
+@jobs.patch("/{job_id:pgscheduler_id}", responses=answers(404, 409), summary="Change a job")
 def change(job_id: JobId, body: Annotated[ChangeBody, Body()], scheduler: Open, _: NoQuery) -> JobAnswer:
     """Only what is given. Not while it runs. A changed schedule counts from now."""
     with _or_missing(job_id):
@@ -232,16 +291,27 @@ def _apart(body: Any, one: str, other: str) -> None:
         raise e.InvalidValueError(other, getattr(body, other), f"must not be given together with {one}")
 
 
-@jobs.delete("/{job_id}", responses={202: {"model": Said}, **answers(404, 409)}, summary="Delete a job")
-def delete(job_id: JobId, scheduler: Open, response: Response, _: NoQuery) -> Said:
-    """With its history, as Cron Service does. One that runs is asked to stop, and goes when it has: 202."""
+@jobs.delete(
+    "/{job_id:pgscheduler_id}",
+    responses={202: {"model": Said}, **answers(404, 409)},
+    summary="Delete a job",
+)
+def delete(
+    job_id: JobId, query: Annotated[DeleteWishes, InQuery()], scheduler: Open, response: Response
+) -> Said:
+    """With its history, as Cron Service does, unless `history=false`.
+
+    One that runs is asked to stop, and goes when it has: 202. Its history stays then.
+    """
     with _or_missing(job_id):
-        result = scheduler.delete(job_id, history=True)
+        result = scheduler.delete(job_id, history=query.history)
     if result == "requested":
         response.status_code = 202
         text = f"Job ID {job_id} is running; it was asked to stop and is deleted when it has."
-    else:
+    elif query.history:
         text = f"Job ID {job_id} and all its execution history deleted successfully."
+    else:
+        text = f"Job ID {job_id} deleted successfully; its execution history stays."
     return Said(message=text, id=job_id, result=result)
 
 

@@ -16,6 +16,10 @@ MAX_PAGE = 1000  # rows of one answer; more is read page by page
 class Limits:
     """Each has a bound, because whoever can connect can send. Durations are `timedelta`, or seconds."""
 
+    #: Open connections; one more is closed unheard, so that no number of them takes the process's last file.
+    max_connections: int = 512
+    #: 10 s for a request's head to arrive, however slowly its bytes come; after that the connection is closed.
+    head_timeout: timedelta = timedelta(seconds=10)
     #: 1 MiB: sixteen times what a job's parameters may be.
     max_body_bytes: int = 1 << 20
     #: 10 s for a request's body to arrive; after that 408.
@@ -30,7 +34,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         check.integer("max_body_bytes", self.max_body_bytes, 1024, 1 << 30)
+        check.integer("max_connections", self.max_connections, 1, 100_000)
         check.integer("max_requests", self.max_requests, 1, 100_000)
         check.integer("wrong_tokens_per_minute", self.wrong_tokens_per_minute, 1, 1_000_000)
-        for name in ("body_timeout", "request_timeout"):
+        for name in ("head_timeout", "body_timeout", "request_timeout"):
             object.__setattr__(self, name, check.duration(name, getattr(self, name)))

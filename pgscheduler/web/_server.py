@@ -13,6 +13,8 @@ from pgscheduler import _check as check
 from pgscheduler._hosts import is_loopback
 from pgscheduler.errors import InvalidTypeError, InvalidValueError, ListenError
 
+from ._limits import Limits
+
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
@@ -60,7 +62,7 @@ class Server:
         config = uvicorn.Config(
             app,
             loop="asyncio",
-            http="h11",
+            http=_hasty(getattr(app.state, "limits", None) or Limits()),
             ws="none",
             lifespan="on",
             log_config=None,  # whoever runs the process configures its log
@@ -109,6 +111,45 @@ class Server:
             self._failure = error
         finally:
             self._started.set()
+
+
+def _hasty(limits: Limits) -> type[asyncio.Protocol]:
+    """The library's protocol, which waits for a request's head for a while only, and for so many clients.
+
+    Before a head is there, no layer of the app knows of the connection; the library's own limits begin after it.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    seconds = limits.head_timeout.total_seconds()
+
+    class Hasty(H11Protocol):
+        _waiting: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > limits.max_connections:
+                transport.abort()
+                return
+            self._waiting = self.loop.call_later(seconds, transport.abort)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._stop_waiting()
+            elif self._waiting is None and not self.transport.is_closing():
+                # The next head on this connection has begun; more of it does not buy more time.
+                self._waiting = self.loop.call_later(seconds, self.transport.abort)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def _stop_waiting(self) -> None:
+            if self._waiting is not None:
+                self._waiting.cancel()
+                self._waiting = None
+
+    return Hasty
 
 
 def _announcing(kind: type[uvicorn.Server], started: threading.Event) -> type[uvicorn.Server]:

@@ -47,7 +47,7 @@ class JobAnswer(Answer):
     schedule: dict[str, Any] | None = Field(
         description="`cron` and `timezone`, `every` (seconds), or `custom`."
     )
-    priority: int
+    priority: int | None = Field(description="Null of a one-time job that has ended.")
     run_at: Seen = Field(description="When it is due: the occurrence, with jitter and retries.")
     scheduled_at: Seen = Field(description="The occurrence.")
     parameters: Json = Field(description="Values that may be secret are hidden.")

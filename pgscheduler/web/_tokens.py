@@ -57,7 +57,11 @@ class Tokens:
                 if not _TOKEN.match(secret):
                     rule = "must have 16 to 512 characters of A-Z a-z 0-9 . _ ~ + / = - (after name: if it has one)"
                     raise InvalidValueError(f"tokens.{scope}", f"{len(secret)} characters", rule)
-                self._known[_digest(secret.encode())] = Caller(name or scope, scope)
+                digest = _digest(secret.encode())
+                if digest in self._known and self._known[digest].scope != scope:
+                    rule = "must not hold a token that is also among those that may only read"
+                    raise InvalidValueError(f"tokens.{scope}", "the same token", rule)
+                self._known[digest] = Caller(name or scope, scope)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Tokens:

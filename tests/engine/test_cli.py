@@ -222,6 +222,103 @@ def test_delete_asks_first(
     assert say("delete", other.id, "--yes", "--json")["result"] == "deleted"
 
 
+def test_delete_with_history(
+    say: Callable[..., Any], scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--history deletes the runs of a job too; without it they stay. The question and the answer say which."""
+    tick = Tick()
+    for more in (["--history"], []):
+        job = scheduler.schedule(tick)
+        scheduler.trigger(job)
+        assert scheduler.run_pending().completed == 1
+        said = say("delete", "tick", "--yes", *more)
+        assert ("with its history" in said, "its history stays" in said) == (bool(more), not more)
+        assert bool(scheduler.count_runs(name="tick")) == (not more)
+    scheduler.schedule(tick)
+    asked: list[str] = []
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    monkeypatch.setattr("click.confirm", lambda question, **_: not asked.append(question))
+    say("delete", "tick", "--history")
+    assert "with its history?" in asked[0]
+
+
+LINES = '{"who": "Ada"}\n\n[1, "two"]\n"\u00fc"\nnull\n'
+
+
+@pytest.mark.parametrize("door", ["file", "stdin"])
+def test_many_jobs_at_once(
+    say: Callable[..., Any], scheduler: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str
+) -> None:
+    """--lines stores a job for each line of JSON, with the time and the priority that are given for all."""
+    file = tmp_path / "lines"
+    file.write_text(LINES, encoding="utf-8")
+    if door == "stdin":
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    name = "-" if door == "stdin" else str(file)
+    assert say("enqueue", "greet", "--lines", name, "--priority", 3, "--delay", 60, "--json") == {
+        "name": "greet", "stored": 4,
+    }  # fmt: skip
+    found = scheduler.jobs(name="greet")
+    assert [job.parameters for job in reversed(found)] == [{"who": "Ada"}, [1, "two"], "ü", {}]
+    assert {(job.priority, job.run_at > job.created_at) for job in found} == {(3, True)}
+    file.write_text("{}\n")
+    assert say("enqueue", "greet", "--lines", file) == "stored 1 job\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": 1}\n{bad\n', "line 2 is not JSON: .*line 1 column 2"),
+        ('{}\n\n{"a": NaN}\n', "line 3 is not JSON: NaN"),
+        ("{}\n" + json.dumps("x" * 70_000), "line 2: parameters.*limit"),
+        ('{}\n"\\u0000"\n', "line 2: parameters"),
+        ("x" * (2 << 20), "too large"),
+        (b"{}\n\xff\n", "not UTF-8"),
+        (None, "cannot read"),
+    ],
+)
+def test_a_wrong_line_stores_nothing(
+    refuse: Callable[..., str], scheduler: Scheduler, tmp_path: Path, text: str | bytes | None, words: str
+) -> None:
+    """All of the lines or none: the first wrong one is named by its number."""
+    file = tmp_path / "lines"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert re.search(words, refuse(2, "enqueue", "greet", "--lines", file))
+    assert scheduler.jobs() == []
+
+
+def test_lines_go_with_what_all_jobs_share(refuse: Callable[..., str], tmp_path: Path) -> None:
+    """A key, parameters or policies beside --lines would be those of one job, and are refused."""
+    for option in (("--key", "k"), ("--params", "{}"), ("--retries", "1"), ("--if-exists", "keep")):
+        assert f"--lines and {option[0]} exclude" in refuse(2, "enqueue", "greet", "--lines", "-", *option)
+
+
+def test_only_what_waits_once_has_a_place(say: Callable[..., Any], scheduler: Scheduler) -> None:
+    """`show` tells the place in the queue of a one-time job, and none of a recurring one, which waits for its time."""
+    scheduler.enqueue("greet", key="k")
+    scheduler.schedule(Tick())
+    assert "place in queue" in say("show", "greet/k")
+    assert "place in queue" not in say("show", "tick")
+    assert say("show", "tick", "--json")["queue_position"] is None
+
+
+def test_a_file_without_a_source_has_its_name(
+    say: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`plan` and `apply` take the file's name for its source, as `run --config` does; and count one as one."""
+    file = tmp_path / "shop.yaml"
+    file.write_text("jobs:\n  - {name: a, every: 60}\n  - {name: b, every: 60}\n")
+    assert say("plan", file, "--json")["source"] == "shop"
+    assert say("apply", file, "--json")["source"] == "shop"
+    file.write_text("jobs:\n  - {name: a, every: 60}\n")
+    asked: list[str] = []
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    monkeypatch.setattr("click.confirm", lambda question, **_: not asked.append(question))
+    say("apply", file)
+    assert asked == ["Retire 1 job that is not in the file (b/b)?"]
+
+
 def test_a_name_may_hold_a_slash(say: Callable[..., Any], scheduler: Scheduler) -> None:
     """The whole is a name first; else each slash may be the one before the key."""
     whole = scheduler.enqueue("a/b", key="x", delay=3600)
@@ -289,7 +386,9 @@ def test_the_printed_migration_is_the_real_one(say: Callable[..., Any], empty_ds
 
 MODULE = """
 import os, signal, threading, time
-from pgscheduler import Job, JobConfig, Scheduler, SchedulerConfig
+from pgscheduler import Job, JobConfig, Scheduler, SchedulerConfig, _node
+
+_node.MARGIN = 10.0  # seconds to give jobs back in, which a busy machine may need
 
 class Greet(Job):
     config = JobConfig.one_time("greet")
@@ -309,6 +408,8 @@ class Stubborn(Job):
 class Finale(Job):
     config = JobConfig.one_time("finale")
     def run(self, ctx):
+        while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            time.sleep(0.01)
         time.sleep(0.5)  # by now the main thread waits
         signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
 
@@ -354,7 +455,7 @@ def run_node(tmp_path: Path) -> Callable[..., Any]:
         process = subprocess.Popen(
             [sys.executable, "-m", "pgscheduler", "run", *arguments, "--json"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PGSCHEDULER_RUN_IMMEDIATELY": "true"},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +26,9 @@ from tests.support.postgres import execute
 
 WORKS = """
 import os, time
-from pgscheduler import Job, JobConfig
+from pgscheduler import Job, JobConfig, _node
+
+_node.MARGIN = 10.0  # seconds to give jobs back in, which a busy machine may need
 
 class Greet(Job):
     config = JobConfig.one_time("greet")
@@ -114,7 +117,6 @@ def program(tmp_path: Path, dsn: str) -> Iterator[Callable[..., Any]]:
                     **inherited,
                     "PYTHONPATH": str(ROOT),
                     "DATABASE_URL": dsn,
-                    "PGSCHEDULER_RUN_IMMEDIATELY": "true",
                     "PGSCHEDULER_HEARTBEAT_INTERVAL": "1",
                     "PGSCHEDULER_NO_HEARTBEAT_TIMEOUT": "10",
                     **environment,
@@ -169,7 +171,7 @@ def test_the_roles_apart(
         with program("scheduler", "works", "--json") as scheduler:
             (said,) = scheduler.started()
             assert (said["roles"], said["jobs"]) == (["scheduler"], [])
-            run = eventually(lambda: client.runs(name="tick"), timeout=60)[0]
+            run = eventually(lambda: client.runs(name="tick", outcome="completed"), timeout=60)[0]
             nodes = {node.pid: node for node in client.nodes()}
             assert nodes[scheduler.process.pid].names == ()
             assert run.node_id == nodes[worker.process.pid].id
@@ -195,6 +197,62 @@ def test_a_scheduler_keeps_house(
         scheduler.started()
         eventually(lambda: client.get_job(job.id).state is JobState.PENDING, timeout=60)
         assert scheduler.end(signal.SIGTERM) == 0
+
+
+def test_a_node_begins_at_once(program: Callable[..., Any], client: Scheduler, tmp_path: Path) -> None:
+    """What is due when a node starts is run then, unless an option, the environment or the file says otherwise."""
+    later = {"PGSCHEDULER_JOB_CHECK_INTERVAL": "3600", "PGSCHEDULER_LISTEN": "false"}
+    job = client.enqueue("greet")
+    with program("worker", "works", "--json", **later) as node:
+        node.started()
+        assert client.wait(job.id, 60).state is JobState.COMPLETED
+        assert node.end(signal.SIGTERM) == 0
+
+    job = client.enqueue("greet")
+    (tmp_path / "late.toml").write_text("run_immediately = false\n")
+    for options, more in (
+        (("--no-run-immediately",), {"PGSCHEDULER_RUN_IMMEDIATELY": "true"}),
+        ((), {"PGSCHEDULER_RUN_IMMEDIATELY": "false"}),
+        (("--settings", "late.toml"), {}),
+    ):
+        with program("worker", "works", "--json", *options, **later, **more) as node:
+            node.started()
+            # Its first heartbeat comes a second after the start: by then it would have claimed.
+            eventually(
+                lambda: any(n.alive and n.heartbeat_at > n.started_at for n in client.nodes()), timeout=60
+            )
+            assert node.end(signal.SIGTERM) == 0
+        assert client.get_job(job.id).state is JobState.PENDING
+
+
+def test_the_log_names_one_node(program: Callable[..., Any]) -> None:
+    """What a scheduler says of its file is said under the id that it starts with."""
+    with program("scheduler", "--config", "jobs.yaml", "--json") as node:
+        (said,) = node.started()
+        assert node.end(signal.SIGTERM) == 0
+        log = {line["event"]: line for line in map(json.loads, node.errors().splitlines())}
+    assert log["definitions applied"]["node"] == log["scheduler started"]["node"] == said["node"]
+
+
+@pytest.mark.parametrize("command", ["worker", "api"])
+def test_the_log_is_json_also_without_a_database(
+    program: Callable[..., Any], dsn: str, proxy_to: Any, command: str
+) -> None:
+    """Each line of the log is one JSON document, also what psycopg has to say of a database that is away."""
+    proxy = proxy_to(dsn)
+    arguments = ("worker", "works") if command == "worker" else ("api", "--port", "0")
+    with program(*arguments, "--json", DATABASE_URL=proxy.dsn, PGSCHEDULER_CONNECT_TIMEOUT="1") as node:
+        (said,) = node.started()
+        proxy.refuse()
+        if command == "api":
+            with suppress(urllib.error.HTTPError):
+                urllib.request.urlopen(f"http://127.0.0.1:{said['api_port']}/readyz", timeout=30)
+        eventually(lambda: "psycopg.pool" in node.errors() or "in 'pgscheduler" in node.errors(), timeout=60)
+        proxy.heal()
+        assert node.end(signal.SIGTERM) == 0
+        lines = [json.loads(line) for line in node.errors().splitlines()]
+    assert {line["logger"] for line in lines if "logger" in line} == {"psycopg.pool"}
+    assert all(line["level"] and line["timestamp"] for line in lines)
 
 
 # --- a file instead of a module -----------------------------------------------------------------------

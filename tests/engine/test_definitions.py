@@ -325,8 +325,6 @@ def test_command(
         said = capsys.readouterr()
         return status, said.out, said.err
 
-    status, _, said = run("apply")
-    assert (status, "source is missing" in said) == (2, True)
     status, out, _ = run("plan", "--source", "s")
     assert (status, out.count("create"), "0 unchanged" in out) == (0, 2, True)
     status, out, _ = run("apply", "--source", "s", "--json")

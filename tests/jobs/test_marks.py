@@ -162,7 +162,10 @@ def test_marked_parameters_are_for_the_run_alone(
         document["jobs"][0]["parameters"]["token"] = secret(CANARY + "2")  # type: ignore[index]
         file.write_text(json.dumps(document))
         plan = node.plan(definitions.load(file))
-        assert plan.changes[0].differences["parameters"][1]["token"] == HIDDEN
+        assert plan.changes[0].differences["parameters"] == (
+            {"token": HIDDEN},
+            {"token": {"$secret": "*** (secret changed)"}},
+        )
 
         told = [*ended, *jobs, waits, changed, *node.jobs(), plan, plan.to_dict(), *said, node.stats()]
         for run in node.runs(limit=100):
@@ -286,3 +289,37 @@ def test_marks_are_only_marks() -> None:
     assert {CANARY, json.dumps(CANARY)[1:-1], "12345"} <= found
     assert not {"7", "None", "True", "free"} & found
     assert _marks.masked({"x": [f"a {CANARY}", 12345, 1, None]}, found) == {"x": ["a ***", "***", 1, None]}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "place"),
+    [
+        ({"headers": {"Authorization": "***"}}, r"\$\.headers\.Authorization"),
+        ({"url": "https://example.org/?page=2&token=***"}, r"\$\.url"),
+        ({"url": "https://***@example.org/"}, r"\$\.url"),
+        ({"data": [{"password": "***"}]}, r"\$\.data\[0\]\.password"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["enqueue", "enqueue_many", "update", "schedule_by_name"])
+def test_what_is_shown_instead_of_a_secret_is_not_stored(
+    dsn: str, scheduler_on: Any, verb: str, parameters: dict[str, Any], place: str
+) -> None:
+    """Somebody read a job, and sends back what they saw: no door takes the stars for the secret."""
+    client = scheduler_on(dsn)
+    stored = client.enqueue("http_job", {"url": "https://example.org/"}, key="one", delay=3600)
+    calls: dict[str, Any] = {
+        "enqueue": lambda: client.enqueue("http_job", parameters),
+        "enqueue_many": lambda: client.enqueue_many("http_job", [parameters]),
+        "update": lambda: client.update(stored, parameters=parameters),
+        "schedule_by_name": lambda: client.schedule_by_name("http_job", "@daily", parameters, key="two"),
+    }
+    with pytest.raises(InvalidValueError, match=rf"parameters.*{place}"):
+        calls[verb]()
+    assert [job.parameters for job in client.jobs()] == [{"url": "https://example.org/"}]
+
+
+def test_stars_in_a_text_are_only_a_text(dsn: str, scheduler_on: Any) -> None:
+    """What merely holds them is stored as it is."""
+    client = scheduler_on(dsn)
+    given = {"say": "*** hello ***", "rating": "*****", "sum": "a=***b"}
+    assert client.enqueue("mail", given).parameters == given

@@ -16,6 +16,7 @@ import structlog
 from pgscheduler import Backoff, Every, JobConfig, JobState, PgSchedulerError, Scheduler, SchedulerConfig
 from pgscheduler.cli import main
 from pgscheduler.jobs import HttpJob, HttpParameters
+from pgscheduler.jobs._secrets import shown
 from pgscheduler.metrics import Metrics
 from pgscheduler.web import Tokens, serve_api
 from tests.support.postgres import execute, terminate_backends
@@ -201,3 +202,63 @@ def test_no_secret_is_in_anything_that_was_said(
     assert [n for n in (1, 2, 3, 4, 5) if f"{CANARY}-{n}" not in sent] == []
     assert "***" in said.out
     assert heard.leaks() == []
+
+
+# --- data --------------------------------------------------------------------------------------------
+
+
+def test_telling_names_in_the_data_of_a_request(
+    dsn: str, web: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a body holds under a telling name, however deep, is sent, and shown neither by a listing, REST or a plan,
+    nor in a result or an error where the server repeats it; what has another name is shown."""
+    server = web(lambda request: request.reply(200 if request.path == "/good" else 500, seen().encode()))
+
+    def seen() -> str:
+        return str(server.seen[-1].body)
+
+    data = {"password": f"{CANARY}-1", "user": {"api_key": f"{CANARY}-2", "name": "Ada"},
+            "all": [{"token": [f"{CANARY}-3", {"n": 987654}]}]}  # fmt: skip
+
+    def request(path: str) -> dict[str, Any]:
+        return {"method": "POST", "url": server.url + path, "data": data}
+
+    monkeypatch.setenv("PGSCHEDULER_DSN", dsn)
+    said: list[str] = []
+    with Scheduler(SchedulerConfig(dsn=dsn)) as node:
+        node.register(HttpJob(allow=[server.place]))
+        good, bad = (node.enqueue("http_job", request(path)) for path in ("/good", "/bad"))
+        node.run_pending()
+        waits = node.enqueue("http_job", request("/later"), delay=3600)
+        assert sum(CANARY in one.body for one in server.seen) == 2
+        ended = node.get_job(good)
+        assert "Ada" in ended.result["body"]
+        said += [str(ended.result), str(node.get_job(bad).last_error)]
+        with serve_api(node, port=0) as api, httpx.Client(base_url=api.url, timeout=60) as client:
+            paths = ("jobs", "runs", f"jobs/{good.id}", f"jobs/{waits.id}")
+            listings = [client.get(f"/api/v1/{path}").text for path in paths]
+    for command in ("jobs", "runs"), ("show", str(waits.id)):
+        for form in ([], ["--json"]):
+            main([*command, *form])
+    listings += [capsys.readouterr().out]
+    assert all("Ada" in text for text in listings)
+    assert [text for text in (*said, *listings) if CANARY in text or "987654" in text] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "shown_as"),
+    [
+        ({"data": {"password": "x"}}, {"data": {"password": "***"}}),
+        ({"data": [{"a": {"Secret": {"n": 1}}}]}, {"data": [{"a": {"Secret": "***"}}]}),
+        ({"params": {"a": {"key": 1}}}, {"params": {"a": {"key": "***"}}}),
+        ({"data": "a text", "key": "k"}, {"data": "a text", "key": "k"}),
+        ({"data": {"$secret": "x"}}, {"data": {"$secret": "***"}}),
+        (
+            {"parameters": {"data": {"headers": {"X": 1}}}},
+            {"parameters": {"data": {"headers": {"X": "***"}}}},
+        ),
+    ],
+)
+def test_what_a_listing_hides(value: Any, shown_as: Any) -> None:
+    """Telling names hide what is under them in `params` and `data`, and nowhere else."""
+    assert shown(value) == shown_as

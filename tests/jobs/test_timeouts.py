@@ -12,7 +12,7 @@ from pgscheduler import Job, JobConfig, Scheduler
 from pgscheduler.jobs import HttpJob, ShellJob
 from tests.engine.conftest import gate, scheduler_on
 from tests.jobs.conftest import Web
-from tests.jobs.test_shell_job import alive, pids, sleepers
+from tests.jobs.test_shell_job import BEGIN, alive, pids, sleepers
 from tests.support import eventually
 
 __all__ = ["gate", "scheduler_on"]
@@ -39,8 +39,8 @@ def ended(node: Scheduler, job: Job, parameters: dict[str, Any], **policies: Any
 @pytest.mark.parametrize(
     ("own", "policies", "outcome", "words"),
     [
-        ({"timeout": 1}, {}, "failed", "No answer from"),
-        ({}, {"timeout": 1}, "timed_out", ""),
+        ({"timeout": BEGIN}, {}, "failed", "No answer from"),
+        ({}, {"timeout": BEGIN}, "timed_out", ""),
     ],
     ids=["of the request", "of the job"],
 )
@@ -78,7 +78,7 @@ def test_a_request_without_an_answer_frees_its_slot(
 
 @pytest.mark.parametrize(
     ("own", "policies", "outcome"),
-    [({"timeout": 1}, {}, "failed"), ({}, {"timeout": 1}, "timed_out")],
+    [({"timeout": BEGIN}, {}, "failed"), ({}, {"timeout": BEGIN}, "timed_out")],
     ids=["of the command", "of the job"],
 )
 def test_a_command_that_takes_too_long_leaves_nothing(

@@ -185,11 +185,11 @@ def test_an_argument_is_not_blamed_on_the_environment() -> None:
 
 def test_example(monkeypatch: pytest.MonkeyPatch) -> None:
     """The example is a good file, for a scheduler and for the command."""
-    config = SchedulerConfig.from_env({}, file=ROOT / "examples" / "pgscheduler.toml")
+    config = SchedulerConfig.from_env({}, file=ROOT / "examples" / "settings.toml")
     assert (config.table_prefix, config.history_retention) == ("shop_", timedelta(days=7))
     monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/x")
     monkeypatch.chdir(ROOT)
-    context = run.make_context("run", ["--settings", "examples/pgscheduler.toml"])
+    context = run.make_context("run", ["--settings", "examples/settings.toml"])
     assert {
         name: context.params[name] for name in ("config", "allow_shell", "processes", "metrics_port")
     } == {

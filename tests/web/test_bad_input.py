@@ -203,7 +203,7 @@ def test_own_bodies(api: httpx.Client, stored: dict[str, Any], field: str, value
         ({**CRON, "schedule": {"every": 60}}, "schedule"),
         ({**CRON, "name": 5}, "name"),
         ({**CRON, "name": "x" * 256}, "name"),
-        ({**CRON, "name": "a\x00"}, "key"),
+        ({**CRON, "name": "a\x00"}, "name"),
         ({**CRON, "cron_expression": 5}, "cron_expression"),
         ({**CRON, "cron_expression": "\x00"}, "cron_expression"),
         ({**CRON, "timezone": "Nope"}, "timezone"),
@@ -223,7 +223,7 @@ def test_own_bodies(api: httpx.Client, stored: dict[str, Any], field: str, value
         ({**CRON, "task_payload": {**CRON["task_payload"], "unknown": 1}}, "task_payload.unknown"),
         ({**CRON, "task_payload": {**CRON["task_payload"], "type": {"a": 1}}}, "task_payload.type"),
         ({**CRON, "task_payload": {**CRON["task_payload"], "params": {"a": {}}}}, "task_payload.params.a"),
-        ({**CRON, "task_payload": {**CRON["task_payload"], "params": {"a": "\x00"}}}, "parameters"),
+        ({**CRON, "task_payload": {**CRON["task_payload"], "params": {"a": "\x00"}}}, "task_payload"),
         ([], None),
         ("text", None),
         (5, None),
@@ -234,6 +234,93 @@ def test_other_bodies(api: httpx.Client, body: Any, field: str | None) -> None:
     """What does not fit together, and what is no body at all; the field is named."""
     answer = api.post(JOBS, content=json.dumps(body), headers={"Content-Type": "application/json"})
     refused(answer, field)
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "code", "text"),
+    [
+        ([], "body", "invalid_type", "body: must be a JSON object"),
+        ({"name": "a", "schedule": 5}, "schedule", "invalid_type", "with cron or every_seconds"),
+        ({"name": "a", "schedule": {}}, "schedule", "invalid_value", "with cron or every_seconds"),
+        (
+            {"name": "a", "schedule": {"every_seconds": 0}},
+            "schedule.every_seconds",
+            "invalid_value",
+            "greater",
+        ),
+        (
+            {"name": "a", "schedule": {"every_seconds": 9, "every": 9}},
+            "schedule.every",
+            "unknown_field",
+            "known",
+        ),
+        ({"name": "a", "schedule": {"cron": "x"}}, "schedule.cron", "invalid_cron", "5 fields"),
+        ({"name": "a", "schedule": {"cron": "99 * * * *"}}, "schedule.cron", "invalid_cron", "minute"),
+        (
+            {"name": "a", "schedule": {"cron": "@daily", "timezone": "X"}},
+            "schedule.timezone",
+            "invalid_cron",
+            "X",
+        ),
+        ({"name": "a", "backoff": 5}, "backoff", "invalid_type", "backoff: must be a JSON object"),
+        ({"name": "a", "metadata": 5}, "metadata", "invalid_type", "metadata: must be a JSON object"),
+    ],
+)
+def test_what_is_wrong_is_told_in_the_words_of_the_body(
+    api: httpx.Client, stored: dict[str, Any], body: Any, field: str, code: str, text: str
+) -> None:
+    """The field is where it is in the body, and no text speaks of what reads it."""
+    changed = body if isinstance(body, list) else {k: v for k, v in body.items() if k != "name"}
+    for answer in (api.post(JOBS, json=body), api.patch(f"{JOBS}/{stored['id']}", json=changed)):
+        refused(answer, field)
+        assert answer.json()["code"] == code
+        assert text in answer.json()["error"]
+        for inside in ("discriminator", "CronLine", "Interval", "dictionary", "instance", "_kind"):
+            assert inside not in answer.text
+
+
+@pytest.mark.parametrize("body", [{}, {"name": "welcome"}, {"name": "welcome", "isActive": True}])
+def test_what_is_missing_is_told_for_both_kinds_of_body(api: httpx.Client, body: Any) -> None:
+    """A name alone is answered in Cron Service's words, and with what a job of this package has beside it."""
+    answer = api.post(JOBS, json=body)
+    refused(answer)
+    assert answer.json()["error"] == "Missing required fields: name, cron_expression, and task_payload."
+    assert "the parameters of a one-time job ({} if it needs none)" in answer.json()["detail"]
+    assert "detail" not in api.post(JOBS, json={**body, "task_payload": {}}).json()
+
+
+BULK = {"name": "work", "parameters": [{}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ([], "body"),
+        ({}, "name"),
+        ({"name": "work"}, "parameters"),
+        ({**BULK, "name": "\x00"}, "name"),
+        ({**BULK, "parameters": {"a": 1}}, "parameters"),
+        ({**BULK, "parameters": "text"}, "parameters"),
+        ({**BULK, "parameters": [{}, {"a": "\x00"}]}, "parameters.1"),
+        ({**BULK, "parameters": [{}, {}, "x" * 70_000]}, "parameters.2"),
+        ({**BULK, "parameters": [{}, {"headers": {"Authorization": "***"}}]}, "parameters.1"),
+        ({**BULK, "key": "a"}, "key"),
+        ({**BULK, "retries": 1}, "retries"),
+        ({**BULK, "priority": -1}, "priority"),
+        ({**BULK, "priority": None}, "priority"),
+        ({**BULK, "run_at": "2031-01-01T00:00:00Z", "delay_seconds": 1}, "delay_seconds"),
+        ({**BULK, "delaySeconds": -1}, "delay_seconds"),
+    ],
+)
+def test_wrong_bulks(api: httpx.Client, body: Any, field: str) -> None:
+    """One of many that is wrong is named by its place, and none is stored."""
+    refused(api.post(f"{JOBS}/bulk", json=body), field)
+
+
+@pytest.mark.parametrize("runs", [None, [], "1-0000000000000001", [1], ["x"], ["1-0000000000000001"] * 1001])
+def test_wrong_retries(api: httpx.Client, runs: Any) -> None:
+    """What are no ids of runs is refused before any is looked for."""
+    refused(api.post(f"{RUNS}/retry", json={"runs": runs}))
 
 
 @pytest.mark.parametrize(
@@ -421,6 +508,12 @@ def test_run_ids(api: httpx.Client, id_: str) -> None:
         (f"{RUNS}?until=0001-01-01T00:00:00Z", "until"),
         (f"{RUNS}?node=here", "node"),
         (f"{RUNS}?limit=99999", "limit"),
+        (f"{RUNS}?template=%00", "template"),
+        (f"{JOBS}?template=", "template"),
+        (f"{JOBS}/count?limit=1", "limit"),
+        (f"{RUNS}/count?outcome=good", "outcome"),
+        (f"{RUNS}/1-0000000000000001/logs?limit=1001", "limit"),
+        (f"{RUNS}/1-0000000000000001/logs?offset=-1", "offset"),
         ("/api/v1/nodes?alive=maybe", "alive"),
         ("/api/v1/nodes?name=x", "name"),
         ("/api/v1/stats?name=x", "name"),

@@ -17,7 +17,7 @@ from pgscheduler import DatabaseUnavailableError, InvalidValueError, JobConfig, 
 from pgscheduler._hosts import is_loopback
 from pgscheduler.web import Limits, Server, Tokens, create_app
 from tests.engine.conftest import Call
-from tests.support import eventually
+from tests.support import eventually, reserved_port
 from tests.web.conftest import READ, WRITE
 
 JOBS = "/api/v1/jobs"
@@ -62,7 +62,7 @@ def test_every_route_needs_a_token(scheduler: Scheduler, client_of: Callable[...
     app = create_app(scheduler, tokens=BOTH)
     seen = 0
     for route in app.state.endpoints:
-        path = route.path.format(job_id="1", run_id="1-0000000000000001", code="A")
+        path = route.path_format.format(job_id="1", run_id="1-0000000000000001", code="A")
         for method in route.methods:
             seen += 1
             bare = client.request(method, path)
@@ -134,6 +134,16 @@ def test_tokens_from_the_environment() -> None:
             with pytest.raises(InvalidValueError, match=variable) as caught:
                 Tokens.from_env({variable: text})
             assert "hunter2" not in str(caught.value)
+
+
+def test_a_token_has_one_scope() -> None:
+    """The same token for reading and for writing is a mistake in the set-up, and refused without showing it."""
+    with pytest.raises(InvalidValueError, match=r"WRITE_TOKENS must not hold .* may only read") as caught:
+        Tokens.from_env(
+            {"PGSCHEDULER_API_READ_TOKENS": READ, "PGSCHEDULER_API_WRITE_TOKENS": f"deploy:{READ}"}
+        )
+    assert READ not in str(caught.value)
+    assert repr(Tokens(read=[READ, READ])) == "Tokens(read=1, write=0)"
 
 
 def test_the_default_is_the_environment(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,10 +454,17 @@ def test_health_of_a_node(dsn: str, scheduler_on: Any, client_of: Callable[..., 
     assert api.get(JOBS).json()["code"] == "shutting_down"
 
 
-def test_server_leaves_nothing_behind(scheduler: Scheduler) -> None:
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that nobody else is given."""
+    with reserved_port() as port:
+        yield port
+
+
+def test_server_leaves_nothing_behind(scheduler: Scheduler, port: int) -> None:
     """Closed while somebody asks: the answer comes, the port is free, and no thread is left."""
     before = set(threading.enumerate())
-    server = Server(create_app(scheduler, tokens=Tokens()), port=0)
+    server = Server(create_app(scheduler, tokens=Tokens()), port=port)
     asked = threading.Event()
     real, answers = scheduler.stats, []
 
@@ -481,3 +498,74 @@ def test_without_the_extra(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delitem(sys.modules, "pgscheduler.web._app")
     with pytest.raises(InvalidValueError, match=r"pgscheduler\[server\]"):
         Server(app, port=0) if missing == "uvicorn" else create_app(scheduler)
+
+
+# --- connections ------------------------------------------------------------------------------------------------
+
+
+def test_a_head_that_does_not_come(scheduler: Scheduler, client_of: Callable[..., httpx.Client]) -> None:
+    """Who connects and does not say what it wants is not waited for: not at first, not byte by byte, not the next time."""
+    api = client_of(scheduler, limits=Limits(head_timeout=0.5))
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for begun, answers in ((b"", 0), (b"GET /healthz HTTP/1.1\r\nHost: loc", 0), (whole + whole[:20], 1)):
+        with socket.create_connection((api.base_url.host, api.base_url.port or 80), 30) as slow:
+            slow.sendall(begun)
+            assert _rest(slow).count(b"HTTP/1.1 200") == answers
+    with socket.create_connection((api.base_url.host, api.base_url.port or 80), 30) as trickle:
+        begun_at, trickle_end = time.monotonic(), threading.Event()
+
+        def send() -> None:
+            while not trickle_end.wait(0.05):  # each byte comes before the time is over
+                try:
+                    trickle.sendall(b"x")
+                except OSError:
+                    return
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert _rest(trickle) == b""
+        trickle_end.set()
+        sender.join()
+        assert time.monotonic() - begun_at < 30
+    assert api.get("/healthz").status_code == 200
+
+
+def test_a_slow_answer_is_no_slow_head(
+    scheduler: Scheduler, stuck: threading.Event, client_of: Callable[..., httpx.Client]
+) -> None:
+    """The limit is for the head alone: an answer may take longer, and the connection be used again after it."""
+    api = client_of(scheduler, limits=Limits(head_timeout=0.2, request_timeout=1))
+    assert [api.get("/api/v1/stats").status_code, api.get("/healthz").status_code] == [504, 200]
+
+
+def test_too_many_connections(scheduler: Scheduler, client_of: Callable[..., httpx.Client]) -> None:
+    """One more than may be open is closed unheard; there is room again when one goes."""
+    api = client_of(scheduler, limits=Limits(max_connections=3, head_timeout=60))
+    place = (api.base_url.host, api.base_url.port or 80)
+    held = [socket.create_connection(place, 30) for _ in range(3)]
+    try:
+        with socket.create_connection(place, 30) as more:
+            assert _rest(more) == b""
+        held.pop().close()
+        eventually(lambda: _healthy(api))
+    finally:
+        for one in held:
+            one.close()
+
+
+def _rest(connection: socket.socket) -> bytes:
+    """What comes until the other side hangs up, in whichever way."""
+    found = b""
+    try:
+        while chunk := connection.recv(4096):
+            found += chunk
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def _healthy(api: httpx.Client) -> bool:
+    try:
+        return api.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
