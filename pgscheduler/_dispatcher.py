@@ -170,9 +170,10 @@ class Dispatcher:
         once = max(self._slots - len(self._survivors), 0)
         return ClaimRequest(free, names, self._marks, everything, once, 0 if on_trial else min(once, 1))
 
-    def _claim(self, request: ClaimRequest) -> list[Claim]:
-        """Claim, hold what was claimed, and hand it to the slots."""
-        assert self.workers is not None
+    def claim(self, request: ClaimRequest) -> list[Claim]:
+        """Claim. What an answer that never came may have taken is given back first."""
+        if self._unanswered:
+            self._release_unanswered()
         token = new_token()
         try:
             connection = self._connected()
@@ -186,6 +187,12 @@ class Dispatcher:
                 self._unanswered.discard(token)  # the server refused: nothing was claimed
             raise
         self._unanswered.discard(token)
+        return claims
+
+    def _claim(self, request: ClaimRequest) -> list[Claim]:
+        """Claim, hold what was claimed, and hand it to the slots."""
+        assert self.workers is not None
+        claims = self.claim(request)
         if claims:
             self.counters["claimed"] += len(claims)
             self._on_lost(self._ledger.hold(claims))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg
+
 from . import states
 from ._context import RunContext, Services
 from ._dispatcher import Dispatcher
@@ -26,7 +28,7 @@ from ._processes import Home, Processes
 from ._recorder import Recorder
 from ._registry import Registry
 from ._runner import Runner
-from ._store import ClaimRequest, Store, dump, new_token
+from ._store import ClaimRequest, Store, dump, unavailable
 from ._transaction import RunTransaction, assert_owner
 from ._version import __version__
 from .clock import monotonic
@@ -123,6 +125,7 @@ class Node:
         self.loops: dict[str, Loop] = {}
         self.observer: Observer | None = None
         self._poke = poke
+        self.known = False  # the database has a row for this node, which says that it lives
         self._resets = 0  # jobs of dead nodes that this one gave back
 
     def observe(self, observer: Observer) -> None:
@@ -140,6 +143,7 @@ class Node:
         self.dispatcher.count_from(self._store.now())
         # The node is known before it claims anything: its timeout and names are then on record.
         self.heartbeat.step()
+        self.known = True
         if config.run_immediately:
             self.dispatcher.look()
         loop = functools.partial(Loop, log=self._log)
@@ -301,43 +305,50 @@ class Node:
     def run_pass(self, limit: int) -> PassSummary:
         """Claim, run and record what is due, here, one job after the other, `limit` at most."""
         self.heartbeat.step()
+        self.known = True
         beat = Loop(f"{self._name}-heartbeat", self.heartbeat.step, self._log)
         fence = Loop(f"{self._name}-fence", Fence(self.ledger, self._on_lost).step, self._log)
         beat.start()
         fence.start()
-        connection = self._store.connect()
         try:
-            before = self._resets
+            self.recorder.step()  # what the last pass could not write
+            resets = self._resets
             self.maintenance.do(CHORES[0])
             # One at a time: what waited in this process for its turn would die with it, and count that as a stall.
-            request = ClaimRequest(
-                1, self._registry.names(), {}, True, once=1, often=1, until=self._store.now()
-            )
-            claimed = completed = failed = 0
-            while claimed < limit and request.names:
-                claims = self._store.claim(connection, self._id, request, new_token())
-                if not claims:
-                    break
+            request = ClaimRequest(1, self._registry.names(), {}, True, until=self._store.now())
+            outcomes: list[Outcome | None] = []
+            claimed = 0
+            while claimed < limit and request.names and (claim := self._claim_one(request)) is not None:
                 claimed += 1
-                self.ledger.hold(claims)
-                self.recorder.tell(claims, [], [])
-                self.workers.execute(claims[0])
-                done, ended, notes = self.recorder.take_all()
-                if done:
-                    self.recorder.settle(done, [], self._store.complete(connection, done))
-                if ended or notes:
-                    self.recorder.settle([], ended, self._store.finish(connection, ended, notes))
-                completed += len(done) + sum(e.outcome is Outcome.COMPLETED for e in ended)
-                failed += sum(
-                    e.outcome in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STALLED) for e in ended
-                )
-            return PassSummary(claimed, completed, failed, self._resets - before)
+                self.workers.execute(claim)
+                outcomes += self.recorder.waiting
+                self._record()
+            failed = [one for one in outcomes if one in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.STALLED)]
+            return PassSummary(claimed, outcomes.count(Outcome.COMPLETED), len(failed), self._resets - resets)
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            raise unavailable(error) from error
         finally:
-            connection.close()
+            self.dispatcher.close()
+            self.recorder.close()
             for loop in (beat, fence):
                 loop.stop()
                 loop.join(1.0)
             self.heartbeat.close()
+
+    def _claim_one(self, request: ClaimRequest) -> Claim | None:
+        claims = self.dispatcher.claim(request)
+        self.ledger.hold(claims)
+        self.recorder.tell(claims, [], [])
+        return claims[0] if claims else None
+
+    def _record(self) -> None:
+        """Write what ended. A connection that broke while the job ran is replaced, once; what cannot be written then
+        stays for the next pass."""
+        try:
+            self.recorder.step()
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            self.dispatcher.close()  # it did not fare better
+            self.recorder.step()
 
     def stats(self) -> dict[str, Any]:
         """This node's counters and the health of its loops; asks no database."""

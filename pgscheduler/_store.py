@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import psycopg
 from psycopg import Connection, pq
@@ -28,7 +28,17 @@ from .clock import elapsed, monotonic
 from .errors import DatabaseUnavailableError, InvalidValueError, SchemaError
 from .states import Claim, Ended
 
-__all__ = ["ClaimRequest", "Store", "bigints", "conninfo_of", "dicts", "is_connection_error", "tuples"]
+__all__ = [
+    "ClaimRequest",
+    "Refused",
+    "Store",
+    "bigints",
+    "conninfo_of",
+    "dicts",
+    "is_connection_error",
+    "tuples",
+    "unavailable",
+]
 
 T = TypeVar("T")
 
@@ -64,6 +74,14 @@ class ClaimRequest:
     once: int = MANY
     often: int = MANY
     until: datetime | None = None
+
+
+class Refused(NamedTuple):
+    """What a commit did not write, as (id, token) of the claims: those that are lost, and those that are still ours
+    while somebody else has their rows locked."""
+
+    lost: list[tuple[int, int]]
+    locked: list[tuple[int, int]]
 
 
 def bigints(values: Iterable[int]) -> str:
@@ -275,8 +293,8 @@ class Store:
 
     def complete(
         self, connection: Connection[TupleRow], completed: Sequence[tuple[Claim, float, float]]
-    ) -> list[tuple[int, int]]:
-        """Record plain completions, as (claim, started, ended); returns (id, token) of those that lost their claim."""
+    ) -> Refused:
+        """Record plain completions, as (claim, started, ended)."""
         completed = sorted(completed, key=_job_id)  # the statement finds a job's place by binary search
         parameters = {
             "ids": _packed("q", [c.id for c, _, _ in completed]),
@@ -284,19 +302,18 @@ class Store:
             "started": _packed("d", [started for _, started, _ in completed]),
             "ended": _packed("d", [ended for _, _, ended in completed]),
         }
-        ((count, accepted),) = self._direct(connection, "complete", parameters)
+        ((count, accepted, ours),) = self._direct(connection, "complete", parameters)
         if count == len(completed):
-            return []
-        return _missing(((c.id, c.token) for c, _, _ in completed), accepted)
+            return Refused([], [])
+        return _refused([(c.id, c.token) for c, _, _ in completed], accepted, ours)
 
     def finish(
         self,
         connection: Connection[TupleRow],
         finished: Sequence[Ended],
         notes: Sequence[Mapping[str, Any]] = (),
-    ) -> list[tuple[int, int]]:
-        """Record all other outcomes, and what runs said, in one transaction; returns (id, token) of those that lost
-        their claim."""
+    ) -> Refused:
+        """Record all other outcomes, and what runs said, in one transaction."""
         statements: dict[str, dict[str, str]] = {}
         if finished:
             statements["finish"] = {"outcomes": dump([e.to_json() for e in finished])}
@@ -312,14 +329,12 @@ class Store:
                     for name, parameters in statements.items()
                 }
             answers = {name: cursor.fetchall() for name, cursor in cursors.items()}
-        refused: list[tuple[int, int]] = []
-        if finished:
-            ((accepted,),) = answers["finish"]
-            refused += _missing(((e.claim.id, e.claim.token) for e in finished), accepted)
-        if notes:
-            ((accepted,),) = answers["note"]
-            refused += _missing(((n["id"], n["token"]) for n in notes), accepted)
-        return refused
+        asked = {
+            "finish": [(e.claim.id, e.claim.token) for e in finished],
+            "note": [(note["id"], note["token"]) for note in notes],
+        }
+        parts = [_refused(asked[name], *answer) for name, (answer,) in answers.items()]
+        return Refused([c for part in parts for c in part.lost], [c for part in parts for c in part.locked])
 
     def _direct(
         self, connection: Connection[TupleRow], name: str, parameters: Mapping[str, Any]
@@ -365,10 +380,13 @@ class Store:
             return {}
         return {id_: (token, cancel, renewed) for id_, token, cancel, renewed in alive.fetchall()}
 
-    def written(self, connection: Connection[TupleRow], claims: Sequence[Claim]) -> set[tuple[int, int]]:
-        """(id, token) of those whose outcome is in history, although the answer of the write was lost."""
+    def written(
+        self, connection: Connection[TupleRow], claims: Sequence[Claim]
+    ) -> dict[tuple[int, int], tuple[str | None, bool]]:
+        """After a lost answer: (outcome in history, still ours) by (id, token)."""
         parameters = {"ids": bigints(c.id for c in claims), "tokens": bigints(c.token for c in claims)}
-        return {(id_, token) for id_, token in connection.execute(self.sql["written"], parameters).fetchall()}
+        rows = connection.execute(self.sql["written"], parameters).fetchall()
+        return {(id_, token): (outcome, ours) for id_, token, outcome, ours in rows}
 
 
 def new_token() -> int:
@@ -397,12 +415,15 @@ def refused(error: Exception) -> DatabaseUnavailableError:
     return DatabaseUnavailableError(f"PostgreSQL refused: {one_line(error)}")
 
 
-def _missing(
-    asked: Iterable[tuple[int, int]], accepted: Sequence[Sequence[int]] | None
-) -> list[tuple[int, int]]:
+def _refused(
+    asked: Sequence[tuple[int, int]],
+    accepted: Sequence[Sequence[int]] | None,
+    ours: Sequence[Sequence[int]] | None,
+) -> Refused:
     # By claim, not by job: an old claim of a job and its successor may be asked for together.
-    known = {(id_, token) for id_, token in accepted or ()}
-    return [claim for claim in asked if claim not in known]
+    done, held = ({(id_, token) for id_, token in claims or ()} for claims in (accepted, ours))
+    left = [claim for claim in asked if claim not in done]
+    return Refused([c for c in left if c not in held], [c for c in left if c in held])
 
 
 def _job_id(outcome: tuple[Claim, float, float]) -> int:

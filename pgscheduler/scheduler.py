@@ -181,7 +181,7 @@ class Scheduler(Verbs):
                 return len(self._node.ledger) == 0
             if previous != "started":
                 self._subscribers.close()
-                self._close(monotonic() + seconds + MARGIN, self._client.notifier.close)
+                self._close(monotonic() + seconds + MARGIN)
                 self._state = "stopped"
                 return True
         clean = self._node.stop(seconds)
@@ -191,20 +191,17 @@ class Scheduler(Verbs):
 
     def _farewell(self, deadline: float) -> None:
         """Every run has ended and is recorded."""
-
-        def last_words() -> None:
-            with contextlib.suppress(Exception):
-                self._store.row("node_stop", {"id": self.id})
-            self._client.notifier.close()
-
-        self._close(deadline, last_words)
+        self._close(deadline)
         _at_exit.discard(self)
 
-    def _close(self, deadline: float, first: Callable[[], None]) -> None:
+    def _close(self, deadline: float) -> None:
         """The last words to the database, which may be gone or hang: on a thread that nobody has to wait for."""
 
         def close() -> None:
-            first()
+            if self._node.known:
+                with contextlib.suppress(Exception):
+                    self._store.row("node_stop", {"id": self.id})
+            self._client.notifier.close()
             self._store.close()
 
         closing = threading.Thread(target=close, name=f"{self._name}-closing", daemon=True)

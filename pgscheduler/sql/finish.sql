@@ -1,5 +1,6 @@
 -- Record runs that ended in any other way, and what their jobs do next: end, run again, or go back unstarted.
--- Each line is fenced by its token; what is returned was accepted, the rest had lost its claim.
+-- Each line is fenced by its token, and a row that somebody holds locked is left alone, so that it holds up no other.
+-- The answer is who was accepted and, unless all were, who still has its claim, accepted or locked.
 with clock as materialized (select {now}() as now),
 given as materialized (
     select * from json_to_recordset(%(outcomes)s::json) as g(
@@ -21,11 +22,11 @@ held as materialized (
         where j.id = g.id and j.token = g.token
           -- What its own transaction completed must say so: a failover may have kept the claim and lost the transaction.
           and (g.marked is not true or j.completed_at is not null)
-        for update
+        for update skip locked
     ) f
 ),
--- By id, not by address: where the lock had to wait for a concurrent write, the row has moved to a place that this
--- statement's snapshot cannot see.
+-- By id, not by address: a row that was written after this statement began, and before it was locked here, has moved to
+-- a place that the statement's snapshot cannot see.
 ended as (
     delete from {jobs} j where j.id = any (array(select h.id from held h where h.leaves))
 ),
@@ -100,4 +101,14 @@ logged as (
     from held h
     cross join lateral json_to_recordset(h.logs) as l(at float8, level text, event text, fields jsonb)
 )
-select array_agg(array[h.id, h.token]) from held h
+select array_agg(array[h.id, h.token]),
+       case when count(*) < (select count(*) from given) then (
+           select array_agg(array[g.id, g.token])
+           from given g
+           cross join lateral (
+               select from {jobs} j
+               where j.id = g.id and j.token = g.token and (g.marked is not true or j.completed_at is not null)
+               offset 0  -- one look-up each, whatever the planner believes
+           ) ours
+       ) end
+from held h

@@ -1,9 +1,13 @@
 -- Write what running jobs said of themselves so far (progress and log lines), fenced by their tokens.
-with held as materialized (
+-- Locked rows, and the answer: see finish.sql.
+with given as materialized (
+    select * from json_to_recordset(%(notes)s::json) as g(id bigint, token bigint, progress jsonb, logs json)
+),
+held as materialized (
     select g.*, f.claimed_at
-    from json_to_recordset(%(notes)s::json) as g(id bigint, token bigint, progress jsonb, logs json)
+    from given g
     cross join lateral (
-        select j.claimed_at from {jobs} j where j.id = g.id and j.token = g.token for update
+        select j.claimed_at from {jobs} j where j.id = g.id and j.token = g.token for update skip locked
     ) f
 ),
 owned as (
@@ -17,4 +21,10 @@ logged as (
     from held h
     cross join lateral json_to_recordset(h.logs) as l(at float8, level text, event text, fields jsonb)
 )
-select array_agg(array[h.id, h.token]) from held h
+select array_agg(array[h.id, h.token]),
+       case when count(*) < (select count(*) from given) then (
+           select array_agg(array[g.id, g.token])
+           from given g
+           cross join lateral (select from {jobs} j where j.id = g.id and j.token = g.token offset 0) ours
+       ) end
+from held h

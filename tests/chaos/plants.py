@@ -49,9 +49,10 @@ def transaction() -> None:
 def rowlock() -> None:
     """Two nodes may claim the same row."""
     _replace("claim", "\n        for update skip locked", "")
-    _replace("claim", "select picked.ctid", "select picked.id")
-    _replace("claim", "select j.ctid\n", "select j.id\n")
-    _replace("claim", "j.ctid = any (array(select ctid from due))", "j.id = any (array(select id from due))")
+    _replace("claim", "select picked.ctid, picked.stalls", "select picked.id, picked.stalls")
+    _replace("claim", "select j.ctid, j.stalls\n", "select j.id, j.stalls\n")
+    _replace("claim", "where j.ctid = any (array(", "where j.id = any (array(")
+    _replace("claim", "select ctid from due where", "select id from due where")
 
 
 def stalls() -> None:
@@ -159,8 +160,8 @@ def early() -> None:
     """Jobs are claimed a second before they are due."""
     _replace(
         "claim",
-        "j.run_at <= (select now from clock)",
-        "j.run_at <= (select now from clock) + interval '1 second'",
+        "j.run_at <= (select least(now, until) from clock)",
+        "j.run_at <= (select least(now, until) from clock) + interval '1 second'",
     )
 
 

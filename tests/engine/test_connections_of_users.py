@@ -78,7 +78,7 @@ def test_the_loops_statements_where_the_session_has_forgotten_them(direct_dsn: s
         for statement in ("select", "deallocate all", "deallocate pgscheduler_note"):
             connection.execute(statement)
             store.notify(connection, "due")
-            assert store.finish(connection, [], [note]) == [(1, 2)]
+            assert store.finish(connection, [], [note]).lost == [(1, 2)]
 
 
 # --- rows of any kind -------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_two_claims_at_the_same_moment_share_nothing(dsn: str, client: Scheduler
         for connection, slots in ((one, 6), (other, 10)):
             values = {
                 "everything": True, "priorities": "{}", "marks": [], "names": ["plain"],
-                "slots": slots, "token": new_token(), "node": str(uuid.uuid4()),
+                "slots": slots, "once": slots, "often": slots, "until": None, "token": new_token(), "node": str(uuid.uuid4()),
             }  # fmt: skip
             taken.append({row[0] for row in connection.execute(store.sql["claim"], values).fetchall()})
         one.execute("commit")

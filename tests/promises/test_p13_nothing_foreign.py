@@ -129,9 +129,7 @@ ALLOWED = {
     ("_processes.py", "pickle.dumps"),
     ("_processes.py", "pickle.loads"),
     # Our own reader of YAML, which makes text, numbers, lists and mappings and knows no tags.
-    ("cli/apply.py", "definitions.load"),
-    ("cli/plan.py", "definitions.load"),
-    ("cli/run.py", "definitions.load"),
+    ("cli/_options.py", "definitions.load"),
     # Text, numbers, dates, lists and tables.
     ("_settings.py", "tomllib.loads"),
 }
