@@ -80,7 +80,8 @@ def main() -> None:
     _say(options, "stopped", clean=clean)
     if not clean:
         scheduler.abandon()
-        _say(options, "leaving")
+    _say(options, "leaving")
+    if not clean:
         os._exit(1)  # their threads still run, and must not go on beside the next attempt
 
 
