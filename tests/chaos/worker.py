@@ -6,6 +6,7 @@ It ends as a deployed worker ends: SIGTERM, `shutdown()`, and what outlives that
 from __future__ import annotations
 
 import dataclasses
+import atexit
 import json
 import os
 import sys
@@ -74,14 +75,14 @@ def main() -> None:
     if options.plant is not None:
         plants.plant(options.plant)
     journal = Journal(options.journal, options.process, options.dsn)
+    atexit.register(_say, options, "leaving")  # first, so it is said last: whatever keeps a process alive came before
     scheduler = _started(options, journal)
     _say(options, "ready", node=scheduler.id)
     clean = scheduler.wait_for_signal()
     _say(options, "stopped", clean=clean)
     if not clean:
         scheduler.abandon()
-    _say(options, "leaving")
-    if not clean:
+        _say(options, "leaving")
         os._exit(1)  # their threads still run, and must not go on beside the next attempt
 
 
