@@ -5,8 +5,8 @@ It ends as a deployed worker ends: SIGTERM, `shutdown()`, and what outlives that
 
 from __future__ import annotations
 
-import dataclasses
 import atexit
+import dataclasses
 import json
 import os
 import sys
@@ -75,7 +75,9 @@ def main() -> None:
     if options.plant is not None:
         plants.plant(options.plant)
     journal = Journal(options.journal, options.process, options.dsn)
-    atexit.register(_say, options, "leaving")  # first, so it is said last: whatever keeps a process alive came before
+    atexit.register(
+        _say, options, "leaving"
+    )  # first, so it is said last: whatever keeps a process alive came before
     scheduler = _started(options, journal)
     _say(options, "ready", node=scheduler.id)
     clean = scheduler.wait_for_signal()
