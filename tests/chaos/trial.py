@@ -13,7 +13,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -276,11 +276,14 @@ def settle(dsn: str, settings: Settings, until: float) -> None:
     """Wait until no one-time job is left, and each recurring one has had time to come again."""
     query = "select count(*) from pgscheduler_jobs where schedule is null"
     least = boottime() + 2 * settings.job_check_interval + settings.no_heartbeat_timeout
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        while boottime() < until:
-            if connection.execute(query).fetchone() == (0,) and boottime() > least:
-                return
-            time.sleep(0.2)
+    while boottime() < until:
+        # A fault that was late to begin may cut this connection too.
+        with suppress(psycopg.OperationalError), psycopg.connect(dsn, autocommit=True) as connection:
+            while boottime() < until:
+                if connection.execute(query).fetchone() == (0,) and boottime() > least:
+                    return
+                time.sleep(0.2)
+        time.sleep(0.2)
 
 
 def gather(journal: Path, rows: Iterable[Record], fleet: Fleet, directory: Path) -> History:
