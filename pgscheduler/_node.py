@@ -329,7 +329,7 @@ class Node:
             raise unavailable(error) from error
         finally:
             self.dispatcher.close()
-            self.recorder.close()
+            self.recorder.finish()  # a row that somebody held locked for a moment is tried again; no later step may come
             for loop in (beat, fence):
                 loop.stop()
                 loop.join(1.0)

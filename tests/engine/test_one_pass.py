@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from pgscheduler import DatabaseUnavailableError, JobConfig
+from pgscheduler._recorder import Recorder
 from tests.engine.conftest import Call
 from tests.support.postgres import execute
 
@@ -91,3 +92,32 @@ def test_a_node_of_passes_alone_says_when_it_ends(
     assert db.execute(query).fetchall() == [(True,)]
     assert node.shutdown()
     assert db.execute(query).fetchall() == [(False,)]
+
+
+@pytest.mark.parametrize("result", [None, {"n": 1}])
+def test_a_pass_writes_what_was_locked_for_a_moment(
+    dsn: str, db: Any, scheduler_on: Any, monkeypatch: pytest.MonkeyPatch, result: Any
+) -> None:
+    """`run_pending()` has no later step: a heartbeat, or another node's claim, must not leave its outcome unwritten."""
+    real, others = Recorder.step, []
+
+    def step(recorder: Recorder) -> float:
+        """As if the row were locked until the first try is over."""
+        if not recorder.unwritten or others:
+            return real(recorder)
+        others.append(psycopg.connect(dsn))
+        with others[0] as other:
+            other.execute("select from pgscheduler_jobs for update")
+            return real(recorder)
+
+    monkeypatch.setattr(Recorder, "step", step)
+    node = scheduler_on(dsn, register=(Call(JobConfig(name="job"), lambda ctx: result),))
+    node.enqueue("job")
+    done = node.run_pending()
+
+    assert (len(others), done.completed, db.execute("select count(*) from pgscheduler_runs").fetchone()) == (
+        1,
+        1,
+        (1,),
+    )
+    assert (node.node_stats()["unwritten"], node.node_stats()["held"]) == (0, 0)
