@@ -307,11 +307,11 @@ class Recorder:
                 self._try_later(claim, outcome)
             elif key not in refused:
                 continue
-            elif key in self._doubts:
-                self._again(outcome)  # its first write may have come through just now: history is asked again
             elif isinstance(outcome, Ended) and outcome.marked:
                 # The transaction is gone, or the claim. Whether the claim is still ours, the next answer tells.
                 self._finished.append(states.forgotten(outcome))
+            elif key in self._doubts:
+                self._again(outcome)  # its first write may have come through just now: history is asked again
             else:
                 continue
             kept.add(key)
