@@ -75,7 +75,7 @@ class Recorder:
         self._notes_at = 0.0
         self._unsaid: dict[Key, dict[str, Any]] = {}  # notes that a commit could not write, for the next one
         # Outcomes whose rows somebody else holds locked, each with the time of the next try; and how long that pause is.
-        self._locked: list[tuple[float, Fast | Ended]] = []
+        self._locked: list[tuple[float, Ended]] = []
         self._pauses: dict[Key, float] = {}
         # Outcomes that may be in history already: their write got no answer.
         self._doubts: set[Key] = set()
@@ -327,6 +327,9 @@ class Recorder:
         as long as it likes, and then nobody else can have the job either."""
         before = self._pauses.get(_key(claim), LINGER / 2)
         pause = self._pauses[_key(claim)] = min(2 * before, LOCKED_PAUSE)
+        if not isinstance(outcome, Ended):
+            _, started, ended = outcome
+            outcome = states.ended(claim, Outcome.COMPLETED, started, ended)  # its statement does not wait
         self._locked.append((monotonic() + pause, outcome))
         if before < pause == LOCKED_PAUSE:
             self._log.warning(

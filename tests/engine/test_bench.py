@@ -65,7 +65,7 @@ def test_pgbench_runs_every_job_once(direct_dsn: str, db: psycopg.Connection[Any
     program = bench._pgbench_program()
     assert program is not None
     store = Store(direct_dsn, Names("public", "pgscheduler_"))
-    assert bench.pgbench_drain(program, store, 3_000) > 0
+    assert bench.pgbench_drain(program, store, 3_000, clients=2) > 0
     assert db.execute("select count(*) from pgscheduler_jobs").fetchone() == (0,)
     found = db.execute(
         "select count(*), count(distinct job_id), min(outcome) from pgscheduler_runs"

@@ -281,7 +281,6 @@ def test_a_statement_that_had_to_wait_for_the_row_does_its_work(
 @pytest.mark.parametrize(
     ("name", "end"),
     [
-        ("complete", ([], 1)),
         ("finish-end", ([], 1)),
         ("finish-retry", ([("pending", None, False)], 1)),
         ("note", ([("running", {"done": 5}, False)], 0)),
@@ -295,10 +294,6 @@ def test_a_record_waits_for_no_row(
     job = running_job(db, token)
     line = {"id": job, "token": token, "outcome": "failed", "started": 0, "ended": 1, "attempt": 1}
     statement, parameters = {
-        "complete": (
-            "complete",
-            {"ids": f"{{{job}}}", "tokens": f"{{{token}}}", "started": "{0}", "ended": "{1}"},
-        ),
         "finish-end": ("finish", {"outcomes": json.dumps([{**line, "ends": True}])}),
         "finish-retry": (
             "finish",
@@ -318,3 +313,31 @@ def test_a_record_waits_for_no_row(
     # Who was accepted is said only where not everybody was, or where the statement says it always.
     assert [[job, token]] in list(again) or again[0] == 1
     assert left(db) == end
+
+
+def test_plain_completions_wait_for_a_row_and_not_for_long(
+    dsn: str, db: psycopg.Connection[Any], store: Store
+) -> None:
+    """Who holds a row for a moment costs no second try, and who keeps it only this: nothing is written, and it says so."""
+    job, patient = running_job(db, 7), store.sql["complete"].replace("'250ms'", "'1min'")
+    parameters = {"ids": f"{{{job}}}", "tokens": "{7}", "started": "{0}", "ended": "{1}"}
+    answers: list[Any] = []
+    with psycopg.connect(dsn) as other, store.connect() as connection:
+        other.execute("update pgscheduler_jobs set heartbeat_at = now() where id = %s", [job])
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            connection.execute(store.sql["complete"], parameters)
+        assert connection.execute("show lock_timeout").fetchone() == ("5s",)
+        assert left(db) == ([("running", None, False)], 0)
+
+        worker = threading.Thread(
+            target=lambda: answers.append(connection.execute(patient, parameters).fetchone())
+        )
+        worker.start()
+        blocked = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        eventually(
+            lambda: db.execute(blocked).fetchone() == (1,), describe="the statement to wait for the row"
+        )
+        other.commit()
+        worker.join(10)
+    assert answers == [(1, None)]
+    assert left(db) == ([], 1)
