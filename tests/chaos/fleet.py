@@ -103,12 +103,12 @@ class Process:
         )
 
     def _starved(self, journal: Path) -> Iterator[Span]:
-        """When its own jobs held the GIL: they say so themselves."""
+        """When its own jobs held the GIL, or took all memory that it may have: they say so themselves."""
         if not journal.exists():
             return
         began: dict[str, float] = {}
         for record in read(journal):
-            if isinstance(record, Began) and record.name == "grips":
+            if isinstance(record, Began) and record.name in ("grips", "hogs"):
                 began[record.run_id] = record.at
             elif isinstance(record, Ended) and record.run_id in began:
                 yield began.pop(record.run_id), record.at

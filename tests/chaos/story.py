@@ -261,6 +261,7 @@ def _lost_claims(story: Story) -> None:
     stubborn = story.began(14, "a", 94.0, 0x141, scheduled_at=db(94.0))
     story.told(stubborn, 95.1, "shutdown")
     story.line(stubborn, 95.9, "interrupted", reason="shutdown")
+    story.told(stubborn, 95.91, "lost")
     story.ran(14, "d", 95.95, 0x142, scheduled_at=db(94.0))
 
 

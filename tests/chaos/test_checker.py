@@ -253,6 +253,7 @@ BAD: dict[str, list[tuple[str, Change]]] = {
             "given up by a node that was well",
             told(lambda s: s.told(s.the(Began, 0x11), 1.2, "lost")),
         ),
+        ("given back by a node that was not to end", without(Told, token=0x141, reason="shutdown")),
     ],
     "lost_runs_are_told": [
         ("a paused run is never told", both(without(Told, token=0x101), without(Ended, token=0x101))),

@@ -105,10 +105,18 @@ def healthy_claims_are_kept(view: View) -> Iterator[str]:
             yield f"{shown(run)} was taken from {life.process}, which was well: {run.reason}"
     for run_id, tolds in sorted(view.tolds.items()):
         began = view.began.get(run_id)
+        asked = min((told.at for told in tolds if told.reason == "shutdown"), default=float("inf"))
         for told in tolds:
             if told.reason != "lost" or began is None:
                 continue
-            taken = _was_lost(view.run_of.get((told.job_id, told.token)))  # judged above
+            run = view.run_of.get((told.job_id, told.token))
+            taken = _was_lost(run)  # judged above
+            if (
+                run is not None
+                and (run.outcome, run.reason) == ("interrupted", "shutdown")
+                and told.at > asked
+            ):
+                continue  # its process was about to end, and gave back what would not
             if not taken and view.forgotten(began) is None and not view.silent(told.process, told.at):
                 yield f"{shown(began)} was told on {told.process} that it had lost its claim, and it had not"
 
