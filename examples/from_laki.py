@@ -24,7 +24,8 @@ def main() -> None:
         scheduler.register(CallJob(modules=["statistics"]))  # what this node may call
         job = create_simple_job(scheduler, "average", "0 9 * * *", "statistics", "fmean", [1, 2, 6])
         print(f"{job.key} is {job.state}, next at {job.run_at:%H:%M}, {(job.options or {})['metadata']}")
-        create_simple_job(scheduler, "hostile", "0 9 * * *", "os", "system", "id")
+        with Scheduler(SchedulerConfig(dsn=dsn)) as elsewhere:  # it has no list; here it would be refused now
+            create_simple_job(elsewhere, "hostile", "0 9 * * *", "os", "system", "id")
 
         # It runs at nine; nobody waits that long here.
         for name in ("average", "hostile"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ __all__ = ["MARK", "Change", "Definition", "Definitions", "Plan", "compare", "ma
 MARK = "definitions_source"
 
 Action = Literal["create", "change", "pause", "resume", "retire", "conflict"]
+#: From both sides of a difference, what may be shown of them.
+Show = Callable[[Any, Any], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,11 @@ class Change:
     #: It cannot be changed at this moment, because it runs; an apply waits for its end.
     running: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, show: Show = lambda before, after: (before, after)) -> dict[str, Any]:
         """JSON-ready."""
         found = dataclasses.asdict(self)
-        found["differences"] = {k: {"from": a, "to": b} for k, (a, b) in self.differences.items()}
+        sides = {field: show(*difference) for field, difference in self.differences.items()}
+        found["differences"] = {field: {"from": a, "to": b} for field, (a, b) in sides.items()}
         return found
 
 
@@ -120,11 +123,11 @@ class Plan:
         """The changes of these kinds."""
         return tuple(change for change in self.changes if change.action in actions)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+    def to_dict(self, show: Show = lambda before, after: (before, after)) -> dict[str, Any]:
+        """JSON-ready. `show` has the last word on each difference: doors hide more than what is marked as secret."""
         return {
             "source": self.source,
-            "changes": [change.to_dict() for change in self.changes],
+            "changes": [change.to_dict(show) for change in self.changes],
             "unchanged": self.unchanged,
         }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from ._marks import mask, revealed, texts_of
 from ._schema import check_parameters
@@ -16,7 +17,18 @@ from .job import Job, JobConfig, Policy, policy_of
 from .retry import RetryPolicy
 from .schedule import Schedule
 
-__all__ = ["Registered", "Registry", "validate_parameters"]
+__all__ = ["Choosing", "Registered", "Registry", "validate_parameters"]
+
+
+class Choosing(Job):
+    """A job whose instance chooses which of the parameters that fit its class it runs: the shipped kinds, see `jobs/`."""
+
+    #: That of `SHARED_NAMES` which is this kind's, and no other class's.
+    own_name: ClassVar[str | None] = None
+
+    @abstractmethod
+    def check(self, parameters: Any) -> None:
+        """Raise unless this node's policy allows these parameters. Called before storing and before each run."""
 
 
 class Registered:
@@ -24,6 +36,7 @@ class Registered:
 
     __slots__ = (
         "backoff",
+        "check",
         "config",
         "has_init",
         "has_shutdown",
@@ -46,6 +59,7 @@ class Registered:
         self.has_shutdown = kind.shutdown is not Job.shutdown
         self.is_async = kind._async_hooks
         self.typed = self.config.parameters_schema
+        self.check: Callable[[Any], None] | None = job.check if isinstance(job, Choosing) else None
         self.make: Callable[[], Job] = _maker(job)
 
     @property
@@ -112,13 +126,23 @@ class Registry:
     def check_parameters(self, name: str, key: str | None, parameters: Any) -> None:
         """What the job's class says of them, as far as this process knows the class; the run asks again."""
         entry = self.find(name, key)
-        if entry is not None and entry.typed is not None:
-            validate_parameters(entry.typed, plain_parameters(parameters))
+        if entry is None or entry.typed is None:
+            return
+        plain = plain_parameters(parameters)
+        typed = validate_parameters(entry.typed, plain)
+        if entry.check is not None:
+            try:
+                entry.check(typed)
+            except Exception as error:  # noqa: BLE001 - raised again in our words
+                secrets = texts_of(plain)
+                refusal = _refusal(plain, "are not allowed here", error, secrets)
+                raise refusal from (None if secrets else error)
 
     def register(self, source: type[Job] | Job) -> str:
         """Make a name known; registering the same class or object again changes nothing."""
         job = instantiate(source)
         name = job.name
+        _refuse_taken(name, job)
         known = self._sources.get(name)
         if known is source:
             return name
@@ -134,6 +158,7 @@ class Registry:
     def admit(self, job: Job) -> None:
         """Check and register what `schedule(job)` brings; raises before anything is stored."""
         name, recurring = job.name, job.config.schedule is not None
+        _refuse_taken(name, job)
         known = self._classes.get(name)
         if known is not None and known is not type(job):
             raise DuplicateJobError(
@@ -206,6 +231,13 @@ def instantiate(source: Any) -> Job:
     return source
 
 
+def _refuse_taken(name: str, job: Job) -> None:
+    """Whoever stores a job under a shipped kind's name, in whatever process, means that kind and its parameters."""
+    if name in SHARED_NAMES and not (isinstance(job, Choosing) and job.own_name == name):
+        rule = f"is kept for a kind in pgscheduler.jobs: {type(job).__qualname__} needs another, JobConfig(name=…)"
+        raise InvalidValueError("name", name, rule)
+
+
 def plain_parameters(parameters: Any) -> Any:
     """Parameters given as a dataclass or pydantic instance, as the JSON that is stored. None is none given."""
     if parameters is None:
@@ -235,14 +267,14 @@ def validate_parameters(schema: Any, parameters: Any) -> Any:
             if not isinstance(parameters, dict):
                 raise TypeError(f"a JSON object is needed, not {type(parameters).__name__}")
             return schema(**parameters)
-        except Exception as error:
-            # Their names are shown, not their values: parameters may hold secrets.
-            given = (
-                sorted(map(str, parameters)) if isinstance(parameters, dict) else type(parameters).__name__
-            )
-            text = f"do not fit {schema.__qualname__}: {mask(str(error), secrets)[:300]}"
-            if secrets:
-                raise InvalidValueError("parameters", given, text) from None
-            raise InvalidValueError("parameters", given, text) from error
+        except Exception as error:  # noqa: BLE001 - raised again in our words
+            refusal = _refusal(parameters, f"do not fit {schema.__qualname__}", error, secrets)
+            raise refusal from (None if secrets else error)
     check_parameters(schema, parameters)
     return parameters
+
+
+def _refusal(parameters: Any, text: str, error: Exception, secrets: frozenset[str]) -> InvalidValueError:
+    """Their names are shown, not their values: parameters may hold secrets."""
+    given = sorted(map(str, parameters)) if isinstance(parameters, dict) else type(parameters).__name__
+    return InvalidValueError("parameters", given, f"{text}: {mask(str(error), secrets)[:300]}")

@@ -163,8 +163,10 @@ class Templates:
 
         Raises `TemplateNotFoundError`; `InvalidValueError` and `InvalidTypeError` with the place and the rule.
         """
-        schema = self.get(code).parameters_schema
+        template = self.get(code)
+        schema = template.parameters_schema
         self._client.check_parameters(parameters, None if schema is None else StoredSchema(schema))
+        self._client.check_fit(template.handler, None, parameters)
 
     @_opened
     def enqueue(

@@ -39,6 +39,9 @@ _SCHEDULE = (
     click.option("--cron", metavar="EXPR", help="Recurring: a cron line."),
     click.option("--every", type=float, metavar="SECONDS", help="Recurring: a fixed interval."),
     click.option("--timezone", help="The time zone of --cron. [default: UTC]"),
+    click.option(
+        "--day-and", is_flag=True, help="Day of month and day of week of --cron must both fit, not either."
+    ),
 )
 _POLICIES = (
     click.option(
@@ -47,7 +50,9 @@ _POLICIES = (
     click.option("--priority", type=int, help="Smaller first. [default: 5]"),
     click.option("--retries", type=int, help="Attempts after the first."),
     click.option(
-        "--backoff", metavar="SECONDS[:FACTOR[:MAX]]", help="Delays before retries, such as 1:2:3600."
+        "--backoff",
+        metavar="SECONDS[:FACTOR[:MAX[:JITTER]]]",
+        help="Delays before retries, such as 1:2:3600:0.1.",
     ),
     click.option("--timeout", type=float, metavar="SECONDS", help="For one attempt."),
     click.option("--no-timeout", is_flag=True, help="An attempt may take as long as it likes."),
@@ -68,8 +73,8 @@ def moment_options(function: F) -> F:
 
 
 def schedule_options(function: F) -> F:
-    """--cron, --every and --timezone; handed on as one argument, `how_often`."""
-    return _gather(function, _SCHEDULE, ("cron", "every", "timezone"), "how_often", _schedule)
+    """--cron and what goes with it, or --every; handed on as one argument, `how_often`."""
+    return _gather(function, _SCHEDULE, ("cron", "every", "timezone", "day_and"), "how_often", _schedule)
 
 
 def policy_options(function: F) -> F:
@@ -112,13 +117,14 @@ def _moment(at: str | None, delay: float | None) -> dict[str, Any]:
     return {} if delay is None else {"delay": timedelta(seconds=finite(delay))}
 
 
-def _schedule(cron: str | None, every: float | None, timezone: str | None) -> dict[str, Any]:
+def _schedule(cron: str | None, every: float | None, timezone: str | None, day_and: bool) -> dict[str, Any]:
     _only_one({"--cron": cron, "--every": every})
-    if timezone is not None and cron is None:
-        raise click.UsageError("--timezone goes with --cron", click.get_current_context())
+    for option, said in (("--timezone", timezone is not None), ("--day-and", day_and)):
+        if said and cron is None:
+            raise click.UsageError(f"{option} goes with --cron", click.get_current_context())
     found: Schedule | None = None
     if cron is not None:
-        found = Cron(cron, timezone or "UTC")
+        found = Cron(cron, timezone or "UTC", not day_and)
     elif every is not None:
         found = Every(timedelta(seconds=finite(every)))
     return {} if found is None else {"schedule": found}
@@ -145,16 +151,12 @@ def _policies(
 
 def _backoff(text: str) -> Backoff:
     try:
-        initial, factor, maximum = map(
-            finite, map(float, (text.split(":") + ["2", "3600"][text.count(":") :])[:3])
-        )
-        if text.count(":") > 2:
-            raise ValueError
+        given = [finite(float(part)) for part in text.split(":")]
+        initial, factor, maximum, jitter = given + [2.0, 3600.0, 0.1][len(given) - 1 :]
     except ValueError:
-        raise click.BadParameter(
-            f"--backoff must be SECONDS[:FACTOR[:MAX]] such as 1:2:3600, got {text[:80]!r}"
-        ) from None
-    return Backoff(timedelta(seconds=initial), factor, timedelta(seconds=max(maximum, initial)))
+        rule = "--backoff must be SECONDS[:FACTOR[:MAX[:JITTER]]] such as 1:2:3600:0.1"
+        raise click.BadParameter(f"{rule}, got {text[:80]!r}") from None
+    return Backoff(timedelta(seconds=initial), factor, timedelta(seconds=max(maximum, initial)), jitter)
 
 
 def _only_one(given: dict[str, Any]) -> None:

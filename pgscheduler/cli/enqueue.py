@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,6 @@ import click
 from click.core import ParameterSource
 
 from pgscheduler.errors import InvalidTypeError, InvalidValueError
-from pgscheduler.scheduler import Scheduler
 
 from ._group import cli
 from ._options import client, database_options, debug_option, json_option, parse_json, read_lines
@@ -66,25 +66,28 @@ def _enqueue_many(name: str, lines: str, given: dict[str, Any], where: dict[str,
     strange = [f"--{n.replace('_', '-')}" for n in context.params if n in said - WITH_LINES]
     if strange:
         raise click.UsageError(f"--lines and {', '.join(strange)} exclude each other", context)
+    numbers: list[int] = []
     with client(where) as scheduler:
-        stored = scheduler.enqueue_many(name, _parameters(scheduler, lines), **given)
+        try:
+            stored = scheduler.enqueue_many(name, _parameters(lines, numbers), **given)
+        except (InvalidValueError, InvalidTypeError) as error:
+            place = re.fullmatch(r"parameters\[(\d+)\]", error.field)
+            if place is None:
+                raise
+            told = type(error)("parameters", error.value, error.rule)
+            raise click.BadParameter(f"lines: line {numbers[int(place[1])]}: {told}") from None
     if as_json:
         say_json({"name": name, "stored": stored})
     else:
         print(f"stored {stored} {'job' if stored == 1 else 'jobs'}")
 
 
-def _parameters(scheduler: Scheduler, file: str) -> Iterator[Any]:
-    """The parameters of each line, checked here, because only here a wrong one has a number. Blank lines are none."""
+def _parameters(file: str, numbers: list[int]) -> Iterator[Any]:
+    """The parameters of each line; the number of each goes to `numbers`. Blank lines are none."""
     for number, text in enumerate(read_lines(file, "lines"), 1):
         if text.strip():
-            label = f"lines: line {number}"
-            parameters = parse_json(text, label)
-            try:
-                scheduler._client.check_parameters(parameters, None)
-            except (InvalidValueError, InvalidTypeError) as error:
-                raise click.BadParameter(f"{label}: {error}") from None
-            yield parameters
+            numbers.append(number)
+            yield parse_json(text, f"lines: line {number}")
 
 
 @cli.command()

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import click
 
 from pgscheduler.definitions import Change, Plan
-from pgscheduler.jobs._secrets import shown, shown_change
+from pgscheduler.jobs._secrets import shown_change
 
 from ._group import cli
 from ._options import client, database_options, debug_option, json_option, load_definitions
 from ._output import one_line, say_json, say_table
 
-__all__ = ["file_options", "plan", "plan_document", "say_changes"]
+__all__ = ["file_options", "plan", "say_changes"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,20 +40,10 @@ def plan(file: str, source: str | None, where: dict[str, Any], as_json: bool) ->
     with client(where) as scheduler:
         found = scheduler.plan(wanted)
     if as_json:
-        say_json(plan_document(found))
+        say_json(found.to_dict(shown_change))
     else:
         say_changes(found, found.changes)
     return 1 if found.of("conflict") else 0
-
-
-def plan_document(plan: Plan) -> dict[str, Any]:
-    """A plan for `--json`; header values that may be secret are hidden."""
-    document: dict[str, Any] = shown(plan.to_dict())
-    for change, told in zip(plan.changes, document["changes"], strict=True):
-        for field, difference in change.differences.items():
-            before, after = shown_change(*difference)
-            told["differences"][field] = {"from": before, "to": after}
-    return document
 
 
 def say_changes(plan: Plan, changes: Iterable[Change]) -> None:

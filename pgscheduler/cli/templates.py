@@ -21,11 +21,10 @@ from ._options import (
     json_option,
     listing_options,
     parse_parameters,
-    parse_time,
     yes_option,
 )
 from ._output import job_document, job_facts, moment, one_line, say_facts, say_json, say_table, span
-from ._policies import if_exists_option
+from ._policies import if_exists_option, moment_options, policy_options
 
 __all__ = ["templates"]
 
@@ -188,39 +187,31 @@ def validate(code: str, params: str | None, where: dict[str, Any], as_json: bool
 
 @templates.command()
 @click.argument("code")
-@_params
 @click.option("--key", help="At most one waiting job per handler and key: a second one replaces it.")
 @if_exists_option("update", "; with error, also if it has just ended")
-@click.option("--at", metavar="ISO", help="When, such as 2027-01-31T09:00:00+01:00. Default: now.")
-@click.option("--delay", type=float, metavar="SECONDS", help="How long from now.")
-@click.option("--expires-in", type=float, metavar="SECONDS", help="After this it is too late.")
-@click.option("--priority", type=int, help="Smaller first. Default: 5.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="For one attempt, instead of the template's.")
-@click.option("--retries", type=int, help="Attempts after the first, instead of the template's.")
+@moment_options
+@policy_options
 @database_options
 @json_option
 @debug_option
 def enqueue(
     code: str,
-    params: str | None,
-    at: str | None,
-    delay: float | None,
-    timeout: float | None,
-    expires_in: float | None,
+    key: str | None,
+    if_exists: Any,
+    when: dict[str, Any],
+    policies: dict[str, Any],
     where: dict[str, Any],
     as_json: bool,
-    **more: Any,
 ) -> None:
-    """Store a one-time job made from the template CODE."""
-    if at is not None and delay is not None:
-        raise click.UsageError("--at and --delay exclude each other", click.get_current_context())
-    parameters = None if params is None else parse_parameters(params)
-    run_at = None if at is None else parse_time("--at", at)
-    wait, limit = (None if one is None else timedelta(seconds=finite(one)) for one in (delay, timeout))
-    if expires_in is not None:
-        more["expires_in"] = timedelta(seconds=finite(expires_in))
+    """Store a one-time job made from the template CODE.
+
+    Without --retries and --timeout those of the template apply.
+    """
+    if policies.get("timeout", ...) is None:
+        # The verb takes None for: the template's.
+        raise click.UsageError("--no-timeout is for the template itself", click.get_current_context())
     with client(where) as scheduler:
-        job = scheduler.templates.enqueue(code, parameters, run_at=run_at, delay=wait, timeout=limit, **more)
+        job = scheduler.templates.enqueue(code, key=key, if_exists=if_exists, **when, **policies)
     say_json(job_document(job)) if as_json else say_facts(job_facts(job))
 
 

@@ -107,13 +107,13 @@ class Bulk(Storing):
         given = list(parameters)  # here, so that no transaction is open while a generator takes its time
         _require_psycopg(connection, "enqueue_many")
         seconds = None if config.delay is None else config.delay.total_seconds()
-        ask = self.registry.asks(name)
+        ask = self.asks(name)
 
         def row(number: int, each: Any) -> Plain:
             try:
                 text = self.check_parameters(each, None)
                 if ask:
-                    self.registry.check_parameters(name, None, each)
+                    self.check_fit(name, None, each)
             except (InvalidTypeError, InvalidValueError) as error:
                 raise type(error)(f"parameters[{number}]", error.value, error.rule) from None
             return name, config.priority, config.run_at, seconds, text, None

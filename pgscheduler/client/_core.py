@@ -13,7 +13,7 @@ from pgscheduler import _check as check
 from pgscheduler._decide import jitter_of
 from pgscheduler._listener import Notifier
 from pgscheduler._registry import Registry
-from pgscheduler._sql import Names
+from pgscheduler._sql import SHARED_NAMES, Names
 from pgscheduler._store import Store
 from pgscheduler.errors import (
     DatabaseUnavailableError,
@@ -68,6 +68,23 @@ class Core:
         """Wake this process's node at once and the others soon."""
         self.on_hint(hint)
         self.notifier.poke(hint)
+
+    def asks(self, name: str) -> bool:
+        """Whether `check_fit` has anything to ask for jobs of this name without a key."""
+        return name in SHARED_NAMES or self.registry.asks(name)
+
+    def check_fit(self, name: str, key: str | None, parameters: Any) -> None:
+        """Raise InvalidValueError for parameters with which a job of this name would fail, as far as is known here.
+
+        Known are the classes that are registered in this process, and the shipped kinds. The run asks again.
+        """
+        if name in SHARED_NAMES and self.registry.find(name, key) is None:
+            # Not at the top: few programs need the kinds.
+            from pgscheduler.jobs._shapes import check_shape
+
+            check_shape(name, parameters)
+        else:
+            self.registry.check_parameters(name, key, parameters)
 
     def _write(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
         """Run a storing statement. It returned: stored. A definite error: not stored. Else ScheduleUnknownError."""

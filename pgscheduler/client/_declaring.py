@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from pgscheduler import _check as check
 from pgscheduler._apply import Apply, MovedError
 from pgscheduler._declared import Definitions, Plan
 from pgscheduler.clock import monotonic, uniform
-from pgscheduler.errors import InvalidTypeError, JobRunningError
+from pgscheduler.errors import InvalidTypeError, InvalidValueError, JobRunningError, show
+from pgscheduler.job import JobConfig
 
 from ._storing import Storing
 
@@ -53,7 +55,16 @@ class Declaring(Storing):
     def _apply(self, definitions: Definitions, retire: bool | frozenset[int]) -> Apply:
         if not isinstance(definitions, Definitions):
             raise InvalidTypeError("definitions", definitions, "must be Definitions")
-        return Apply(self.store.sql, self.names, definitions, self._values, retire)
+        return Apply(self.store.sql, self.names, definitions, self._declared, retire)
+
+    def _declared(self, name: str, config: JobConfig, now: datetime) -> dict[str, Any]:
+        """A job's columns. There may be many jobs, so an error says whose parameters they are."""
+        try:
+            self.check_fit(name, config.key or name, config.parameters)
+        except InvalidValueError as error:
+            rule = f"of job {show(config.key or name)} {error.rule}"
+            raise type(error)(error.field, error.value, rule) from None
+        return self._values(name, config, now)
 
 
 def _identifiers(field: str, given: Collection[int]) -> Iterable[int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pgscheduler import _check as check
 from pgscheduler._store import dump
-from pgscheduler.errors import DuplicateJobError
+from pgscheduler.errors import DuplicateJobError, InvalidValueError
 from pgscheduler.events import StatusChange
 from pgscheduler.job import JobConfig
 from pgscheduler.records import JobRecord
@@ -43,9 +43,17 @@ class Naming(Updating, Storing):
         if priority is not None:
             given["priority"] = priority
         wanted = Cron(schedule) if isinstance(schedule, str) else schedule
-        config = JobConfig(name=check.name("name", name), key=key, schedule=wanted, **given)
+        name = check.name("name", name)
+        config = JobConfig(name=name, key=key, schedule=wanted, **given)
         refuse_own_schedule(config)
         values = self._values(name, config)
+        try:
+            self.check_fit(values["name"], values["key"], config.parameters)
+        except InvalidValueError:
+            # What is not given changes nothing of a job that is there.
+            left = parameters is ... and if_exists != "error"
+            if not left or self._live(name=values["name"], key=values["key"]) is None:
+                raise
         row = {
             **{column: values[column] for column in ("name", "key", "priority", "parameters", "schedule")},
             **{column: values[column].isoformat() for column in ("run_at", "scheduled_at")},

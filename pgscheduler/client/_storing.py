@@ -6,7 +6,7 @@ import contextlib
 import zlib
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -35,7 +35,8 @@ from ._core import Core
 __all__ = ["EMPTY", "IF_EXISTS", "ROUNDS", "IfExists", "Storing", "one", "record_of", "refusal"]
 
 Row = Mapping[str, Any]
-Steps = Generator[tuple[str, Mapping[str, Any]], Row | None, tuple[Row, bool]]
+Found = tuple[Row, bool]  # a job, and whether it is new
+Steps = Generator["Ask | Found", Row | None, None]
 
 #: What happens when a job of that name and key exists: see `Scheduler.enqueue`.
 IfExists = Literal["update", "keep", "error"]
@@ -43,6 +44,14 @@ IF_EXISTS = ("update", "keep", "error")
 ROUNDS = (
     5  # a key that is taken when we insert and free when we look, so often in a row, is of the other kind
 )
+
+
+class Ask(NamedTuple):
+    """One statement of several; the next depends on its first row."""
+
+    statement: str
+    values: Mapping[str, Any]
+
 
 #: What `insert` and `upsert` take, for a job of which only the name and priority are missing.
 EMPTY: dict[str, Any] = {
@@ -100,8 +109,6 @@ class Storing(Core):
             statement, values = self._statement(name, config)
             if not policies:
                 values["options"] = None  # those of the class that runs it
-            if if_exists != "update":
-                return self._store_unless(None, values, if_exists, connection)
         else:
             # The most common job of all needs no JobConfig.
             statement, values = "insert", EMPTY.copy()
@@ -109,7 +116,9 @@ class Storing(Core):
             values["priority"] = check.integer("priority", priority, 0, 32767)
             if parameters is not ...:
                 values["parameters"] = self._text(plain_parameters(parameters))
-        self.registry.check_parameters(name, key, {} if parameters is ... else parameters)
+        self.check_fit(name, values["key"], {} if parameters is ... else parameters)
+        if if_exists != "update":
+            return self._store_unless(None, values, if_exists, connection)
         if connection is not None and _foreign.is_async(connection):
             return self._enqueue_async(connection, statement, values)
         if connection is not None:
@@ -146,55 +155,51 @@ class Storing(Core):
             return self._store_unless_async(job, connection, steps)
         sql = self.store.sql
         with _together(connection):
-            found = _walk(steps, lambda name, given: _foreign.execute(connection, sql[name], given))
+            found = _walk(steps, lambda ask: _foreign.execute(connection, sql[ask.statement], ask.values))
         return self._found_or_new(job, found, elsewhere=True)
 
     async def _store_unless_async(self, job: Job | None, connection: Any, steps: Steps) -> JobRecord:
         sql = self.store.sql
         async with _together(connection):
             found = await _walk_async(
-                steps, lambda name, given: _foreign.execute_async(connection, sql[name], given)
+                steps, lambda ask: _foreign.execute_async(connection, sql[ask.statement], ask.values)
             )
         return self._found_or_new(job, found, elsewhere=True)
 
     def _in_steps(
         self, connection: psycopg.Connection[Any], values: dict[str, Any], if_exists: IfExists
-    ) -> tuple[Row, bool]:
+    ) -> Found:
         sql = self.store.sql
         with connection.transaction():
             return _walk(
-                self._steps(values, if_exists),
-                lambda statement, given: one(connection, sql[statement], given),
+                self._steps(values, if_exists), lambda ask: one(connection, sql[ask.statement], ask.values)
             )
 
     def _steps(self, values: dict[str, Any], if_exists: IfExists) -> Steps:
-        """The statements, each of which is answered with its first row; in the end the job, and whether it is new."""
+        """The statements, each of which is answered with its first row; in the end what was found."""
         name, key = values["name"], values["key"]
         for _ in range(ROUNDS):
-            row = yield "insert_keyed", values
+            row = yield Ask("insert_keyed", values)
             if row is not None:
                 if if_exists == "error" and values["schedule"] is None:
-                    ended = yield (
-                        "take_back",
-                        {"id": row["id"], "name": name, "key": key, "window": self._remember},
+                    ended = yield Ask(
+                        "take_back", {"id": row["id"], "name": name, "key": key, "window": self._remember}
                     )
                     if ended is not None:
                         text = f"job {name!r} with key {key!r} has ended already: {ended['outcome']}"
                         raise DuplicateJobError(text, name)
-                return row, True
-            row = yield "get_job", {"id": None, "name": name, "key": key}
+                yield row, True
+            row = yield Ask("get_job", {"id": None, "name": name, "key": key})
             if row is None:
                 continue  # it ended between the two, or the name is of the other kind
             if (row["schedule"] is None) != (values["schedule"] is None):
                 break
             if if_exists == "error":
                 raise DuplicateJobError(f"job {name!r} with key {key!r} exists already", name)
-            return row, False
+            yield row, False
         raise other_kind(values)
 
-    def _found_or_new(
-        self, job: Job | None, found: tuple[Row, bool], *, elsewhere: bool = False
-    ) -> JobRecord:
+    def _found_or_new(self, job: Job | None, found: Found, *, elsewhere: bool = False) -> JobRecord:
         row, new = found
         if job is not None:
             self.registry.adopt(job, certain=not elsewhere)
@@ -305,26 +310,18 @@ class Storing(Core):
         return refusal(values, existing)
 
 
-def _walk(steps: Steps, execute: Callable[[str, Mapping[str, Any]], Row | None]) -> tuple[Row, bool]:
-    answer: Row | None = None
-    while True:
-        try:
-            statement, given = steps.send(answer)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        answer = execute(statement, given)
+def _walk(steps: Steps, execute: Callable[[Ask], Row | None]) -> Found:
+    step = next(steps)
+    while isinstance(step, Ask):
+        step = steps.send(execute(step))
+    return step
 
 
-async def _walk_async(
-    steps: Steps, execute: Callable[[str, Mapping[str, Any]], Awaitable[Row | None]]
-) -> tuple[Row, bool]:
-    answer: Row | None = None
-    while True:
-        try:
-            statement, given = steps.send(answer)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        answer = await execute(statement, given)
+async def _walk_async(steps: Steps, execute: Callable[[Ask], Awaitable[Row | None]]) -> Found:
+    step = next(steps)
+    while isinstance(step, Ask):
+        step = steps.send(await execute(step))
+    return step
 
 
 def _together(connection: Any) -> Any:

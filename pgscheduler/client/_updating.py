@@ -120,11 +120,11 @@ class Updating(Changing):
         return {"schedule": wanted.schedule_json(), "scheduled_at": first, "run_at": first + offset}
 
     def _validate(self, live: Mapping[str, Any], parameters: Any) -> None:
-        """By the schema that is stored with the job, and by the class's, if this process knows the class."""
+        """By the schema that is stored with the job, and by what this process knows of its name."""
         schema = None if live["options"] is None else policy_of(live["options"]).parameters_schema
         if schema is not None:
             check_parameters(schema, revealed(parameters))
-        self.registry.check_parameters(live["name"], live["key"], parameters)
+        self.check_fit(live["name"], live["key"], parameters)
 
 
 def _refuse_unknown(policies: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from pgscheduler import _check
 from pgscheduler._declared import Definition, Definitions
 from pgscheduler._json import dump_json
+from pgscheduler._sql import SHARED_NAMES
 from pgscheduler.errors import InvalidCronError, InvalidTypeError, InvalidValueError, show
 from pgscheduler.job import JobConfig
 from pgscheduler.retry import Backoff
@@ -93,6 +94,10 @@ def _definition(job: Node, defaults: Mapping[str, Node], file: str) -> Definitio
             kind, parameters = SHELL, _shell(given["command"].plain(), parameters)
         elif "job" in given:
             kind = _kind(given["job"].value)
+        if kind in SHARED_NAMES:
+            from pgscheduler.jobs._shapes import check_shape  # here, because few files need it
+
+            check_shape(kind, parameters)
         if "backoff" in given:
             policies["backoff"] = _backoff(given["backoff"].plain())
         config = JobConfig(name=kind, key=name, schedule=_schedule(given), parameters=parameters, **policies)

@@ -8,7 +8,8 @@ None is known to a node unless you register it, and each opens only what you nam
 
 Then `enqueue("http_job", {"method": "GET", "url": …})` from anywhere, or `schedule(http.with_config(…))`.
 Two policies of one kind have names of their own: `HttpJob(JobConfig(name="partner"), allow=[…])`.
-To add a kind: a file here with a class of parameters that checks itself, and a `KindOfJob`.
+To add a kind: a file here with a class of parameters that checks itself, and a `KindOfJob`. If its name shall be its
+own, a line in `SHARED_NAMES` and one in `_shapes`, by which also processes without it check what they store.
 """
 
 from __future__ import annotations

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from abc import abstractmethod
 from typing import Any, ClassVar, Self
 
-from pgscheduler._registry import plain_parameters, validate_parameters
+from pgscheduler._registry import Choosing, plain_parameters, validate_parameters
 from pgscheduler.errors import InvalidTypeError, InvalidValueError
-from pgscheduler.job import Job, JobConfig
+from pgscheduler.job import JobConfig
 
 __all__ = ["KindOfJob"]
 
 
-class KindOfJob(Job):
+class KindOfJob(Choosing):
     """A job whose parameters say what is done, and whose constructor says what may be.
 
     The constructor's arguments belong to the node: they are never stored, and no row can change them.
@@ -22,6 +21,11 @@ class KindOfJob(Job):
 
     #: The class of its parameters; its constructor refuses wrong ones.
     parameters: ClassVar[type[Any]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "parameters" in cls.__dict__ and "own_name" not in cls.__dict__:
+            cls.own_name = None  # what takes other parameters is another kind
 
     def __init__(self, config: JobConfig | None = None) -> None:
         super().__init__(config)
@@ -34,10 +38,6 @@ class KindOfJob(Job):
         other = copy.copy(self)
         other._adopt(config)
         return other
-
-    @abstractmethod
-    def check(self, parameters: Any) -> None:
-        """Raise unless this node's policy allows these parameters. Called before storing and before each run."""
 
     def _adopt(self, config: JobConfig) -> None:
         if config.parameters_schema not in (None, self.parameters):

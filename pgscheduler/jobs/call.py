@@ -65,6 +65,7 @@ class CallJob(KindOfJob):
     """
 
     parameters = CallParameters
+    own_name = "call_job"
 
     def __init__(self, config: JobConfig | None = None, *, modules: Iterable[str] = ()) -> None:
         if isinstance(modules, str) or not isinstance(modules, Iterable):

@@ -104,6 +104,7 @@ class ShellJob(KindOfJob):
     """
 
     parameters = ShellParameters
+    own_name = "shell_job"
 
     def __init__(
         self,

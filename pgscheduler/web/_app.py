@@ -21,6 +21,7 @@ from pgscheduler.errors import PgSchedulerError
 from pgscheduler.scheduler import Scheduler
 
 from ._audit import operation
+from ._definitions import definitions
 from ._errors import error_answer, of_framework, of_scheduler, of_validation
 from ._guard import Guard
 from ._health import Probe
@@ -30,14 +31,15 @@ from ._runs import runs
 from ._system import health, system
 from ._templates import templates
 from ._tokens import Tokens
+from ._waiting import Waiting
 
 __all__ = ["build"]
 
 _ABOUT = """
 Jobs on PostgreSQL: see them, steer them, store them.
 
-A bearer token with the scope `read` may use GET, one with `write` everything. Without any token configured only
-programs of the server's own machine are answered.
+A bearer token with the scope `read` may use GET, and ask what a plan or a template's validation says; one with
+`write` may do everything. Without any token configured only programs of the server's own machine are answered.
 
 Bodies are JSON; their fields may be written in snake_case or camelCase. Unknown fields and parameters are refused.
 Durations end in `_seconds`; times are RFC 3339 with an offset. Whatever goes wrong is one shape, `Error`.
@@ -96,14 +98,16 @@ def build(source: Scheduler | SchedulerConfig, tokens: Tokens, limits: Limits) -
     app.state.limits = limits
     app.state.probe = Probe(lambda: scheduler)
     app.state.turn = threading.Lock()
+    app.state.waiting = Waiting(limits)
     app.add_exception_handler(PgSchedulerError, _scheduler_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_middleware(Guard, tokens=tokens, limits=limits, log=lambda: scheduler.log)
     app.include_router(health)
-    for part in (system, jobs, runs, templates):
+    guarded = (system, jobs, runs, templates, definitions)
+    for part in guarded:
         app.include_router(part, dependencies=[Depends(_BEARER)])
-    parts = (health, system, jobs, runs, templates)
+    parts = (health, *guarded)
     app.state.endpoints = [route for part in parts for route in part.routes if isinstance(route, APIRoute)]
     return app
 

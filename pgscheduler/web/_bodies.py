@@ -33,7 +33,6 @@ from ._fields import (
     excluding,
     integral,
 )
-from ._show import refuse_hidden
 
 __all__ = [
     "HTTP_JOB",
@@ -353,7 +352,6 @@ def payload_of(given: dict[str, Any]) -> dict[str, Any]:
         text = "API_CALL task missing required 'url' or 'method' in config."
         missing = "method" if found.get("url") else "url"
         raise ApiError(400, "missing_field", text, field=f"task_payload.{missing}")
-    refuse_hidden("task_payload", found)
     try:
         HttpParameters(**found)
     except (e.InvalidValueError, e.InvalidTypeError) as error:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -29,6 +29,7 @@ __all__ = [
     "of_validation",
     "or_missing",
     "plain",
+    "renaming",
 ]
 
 Code = Literal[
@@ -106,6 +107,18 @@ def or_missing(kind: type[e.PgSchedulerError], text: str) -> Iterator[None]:
         yield
     except kind:
         raise ApiError(404, "not_found", text) from None
+
+
+@contextmanager
+def renaming(name: Callable[[str], str | None]) -> Iterator[None]:
+    """A verb's words for what has another name in a body; None: it has the same."""
+    try:
+        yield
+    except (e.InvalidValueError, e.InvalidTypeError) as error:
+        theirs = name(error.field)
+        if theirs in (None, error.field):
+            raise
+        raise type(error)(theirs, error.value, error.rule) from None
 
 
 def plain(text: object) -> str:

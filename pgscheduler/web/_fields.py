@@ -13,6 +13,7 @@ from pydantic.json_schema import WithJsonSchema
 from ._limits import MAX_PAGE
 
 __all__ = [
+    "MAX_ID",
     "Answer",
     "Flag",
     "Given",
@@ -27,6 +28,7 @@ __all__ = [
     "Query",
     "Seconds",
     "Seen",
+    "WholeSeconds",
     "camel_to_snake",
     "excluding",
     "integral",
@@ -85,6 +87,8 @@ Name = Annotated[
     ),
 ]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
+#: Seconds as a query has them.
+WholeSeconds = Annotated[int, Field(ge=0, le=int(MAX_SECONDS)), BeforeValidator(_whole)]
 #: A time limit; a thousandth is more than no time at all.
 Limited = Annotated[float, Field(ge=0.001, le=MAX_SECONDS, allow_inf_nan=False)]
 #: A time as it is sent to us.

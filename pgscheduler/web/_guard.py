@@ -6,9 +6,12 @@ Plain ASGI, around everything, so that no route can be forgotten: what is not sa
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
+
+from fastapi import Request
 
 from pgscheduler._hosts import is_loopback
 
@@ -18,7 +21,7 @@ from ._limits import Limits
 from ._throttle import Throttle
 from ._tokens import Caller, Scope, Tokens
 
-__all__ = ["PUBLIC", "Guard"]
+__all__ = ["PUBLIC", "Guard", "caller_of"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -29,10 +32,13 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 PUBLIC = ("/healthz", "/readyz")
 #: A pass of the engine runs jobs, and takes as long as they do.
 UNHURRIED = ("/jobs/engine/run",)
+#: Sent with POST, because a question is long; they change nothing.
+QUESTIONS = re.compile(r"/api/v1/(definitions/plan|templates/[^/]+/validate)")
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 #: Who calls when there are no tokens.
 _THIS_MACHINE = Caller("this machine", "write")
+_CALLER = "pgscheduler.caller"  # where endpoints find who calls
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -62,9 +68,11 @@ class Guard:
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # the same answer; _Answer leaves the body out
         path = _path(scope)
+        asks = scope["method"] in _SAFE or (scope["method"] == "POST" and bool(QUESTIONS.fullmatch(path)))
         try:
             headers = _headers(scope)
-            caller = self._check_caller(scope, headers, path)
+            caller = self._check_caller(scope, headers, path, asks)
+            scope = {**scope, _CALLER: caller}
             if len(self._requests) + self._reading >= self._limits.max_requests and path not in PUBLIC:
                 raise ApiError(503, "busy", "Too many requests wait.", headers={"Retry-After": "1"})
             self._reading += 1
@@ -78,7 +86,7 @@ class Guard:
         except _GoneError:
             return
         limits = None if path in UNHURRIED else self._limits
-        if scope["method"] in _SAFE:
+        if asks:
             await self._answer(scope, body, receive, answer, limits)
             return
         noted = noting()
@@ -98,7 +106,9 @@ class Guard:
             by = None if caller is None else caller.name
             self._log().info("api change", **found, by=by, client=_address(scope), status=status)
 
-    def _check_caller(self, scope: Message, headers: dict[bytes, list[bytes]], path: str) -> Caller | None:
+    def _check_caller(
+        self, scope: Message, headers: dict[bytes, list[bytes]], path: str, asks: bool
+    ) -> Caller | None:
         """Raise unless this request may come; None if anybody may ask that."""
         method = scope["method"]
         if method not in _SAFE:
@@ -116,7 +126,7 @@ class Guard:
             if given:  # without a token nothing was tried
                 self._count_mistake(scope)
             raise ApiError(401, "unauthorized", "A bearer token is missing or unknown.", headers=challenge)
-        needed: Scope = "read" if method in _SAFE else "write"
+        needed: Scope = "read" if asks else "write"
         if needed == "write" and known.scope != "write":
             challenge["WWW-Authenticate"] += ', error="insufficient_scope"'
             raise ApiError(403, "forbidden", "This token may only read.", headers=challenge)
@@ -210,6 +220,12 @@ class Guard:
             answer.begun = True
             answer.status = error.status_code
             await error_answer(error)(scope, _nothing, answer.last_word())
+
+
+def caller_of(request: Request) -> Caller:
+    """Who calls an endpoint that needs a token."""
+    found: Caller = request.scope[_CALLER]
+    return found
 
 
 class _GoneError(Exception):

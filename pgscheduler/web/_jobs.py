@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal
 
@@ -27,9 +28,10 @@ from ._bodies import (
     schedule_of,
 )
 from ._common import LINKS, Count, JobId, NoQuery, Open, Page, router
-from ._errors import ApiError, answers, or_missing
-from ._fields import Answer, Flag, Id, Limit, Name, Offset, Query, camel_to_snake
-from ._show import JobAnswer, refuse_hidden
+from ._errors import ApiError, answers, or_missing, renaming
+from ._fields import Answer, Flag, Id, Limit, Name, Offset, Query, WholeSeconds, camel_to_snake
+from ._show import JobAnswer
+from ._waiting import Patience, Waiting
 
 __all__ = ["jobs"]
 
@@ -70,6 +72,12 @@ class JobFilter(JobWishes):
 
 class DeleteWishes(Query):
     history: Flag = Field(default=True, description="False: its runs and their logs stay.")
+
+
+class WaitWishes(Query):
+    timeout_seconds: WholeSeconds = Field(
+        default=20, description="How long at most, as far as a request may take so long."
+    )
 
 
 class JobsMade(Answer):
@@ -131,21 +139,16 @@ def _create_request(scheduler: Scheduler, body: CronServiceJob) -> JobRecord:
     policies = {"retries": ATTEMPTS - 1, "backoff": BACKOFF, **body.policies()}
     schedule = schedule_of(body.cron_expression, body.timezone)
     try:
-        return scheduler.schedule_by_name(
-            HTTP_JOB,
-            schedule,
-            payload_of(body.task_payload),
-            key=body.name,
-            paused=not body.is_active,
-            if_exists="error",
-            **policies,
-        )
-    except (e.InvalidValueError, e.InvalidTypeError) as error:
-        # The verb's words for what has another name in this body.
-        theirs = {"key": "name", "parameters": "task_payload"}.get(error.field)
-        if theirs is None:
-            raise
-        raise type(error)(theirs, error.value, error.rule) from None
+        with renaming({"key": "name", "parameters": "task_payload"}.get):
+            return scheduler.schedule_by_name(
+                HTTP_JOB,
+                schedule,
+                payload_of(body.task_payload),
+                key=body.name,
+                paused=not body.is_active,
+                if_exists="error",
+                **policies,
+            )
     except e.DuplicateJobError:
         text = f"Job with name '{body.name}' already exists."
         raise ApiError(409, "duplicate_job", text, field="name") from None
@@ -153,7 +156,6 @@ def _create_request(scheduler: Scheduler, body: CronServiceJob) -> JobRecord:
 
 def _create(scheduler: Scheduler, body: NewJob) -> JobRecord:
     given = body.model_fields_set
-    refuse_hidden("parameters", body.parameters)
     policies, when = body.policies(), body.when()
     if body.key is not None:  # without one there is none to find
         when["if_exists"] = body.if_exists
@@ -188,14 +190,8 @@ def create_many(
 ) -> JobsMade:
     """One-time jobs of one name without keys, one for each of the `parameters`. All of them or none."""
     _apart(body, "run_at", "delay_seconds")
-    for place, parameters in enumerate(body.parameters):
-        field = f"parameters.{place}"
-        refuse_hidden(field, parameters)
-        try:  # the verb checks them too, and does not tell which one it was
-            scheduler._client.check_parameters(parameters, None)
-        except (e.InvalidValueError, e.InvalidTypeError) as error:
-            raise type(error)(field, error.value, error.rule) from None
-    stored = scheduler.enqueue_many(body.name, body.parameters, priority=body.priority, **body.when())
+    with renaming(lambda field: re.sub(r"\Aparameters\[(\d+)\]\Z", r"parameters.\1", field)):
+        stored = scheduler.enqueue_many(body.name, body.parameters, priority=body.priority, **body.when())
     note(job=body.name, jobs=stored)
     return JobsMade(stored=stored)
 
@@ -251,7 +247,9 @@ def change(job_id: JobId, body: Annotated[ChangeBody, Body()], scheduler: Open, 
         record = found(scheduler, job_id)
         changes = _changes(record, body)
         if changes:
-            record = scheduler.update(job_id, **changes)
+            words = {} if body.task_payload is None else {"parameters": "task_payload"}
+            with renaming(words.get):
+                record = scheduler.update(job_id, **changes)
         if body.is_active is not None:
             record = scheduler.resume(job_id) if body.is_active else scheduler.pause(job_id)
     return _show(record)
@@ -281,7 +279,6 @@ def _changes(job: JobRecord, body: JobChange) -> dict[str, Any]:
             raise e.InvalidValueError("task_payload", "both", "must not be given together with parameters")
         changes["parameters"] = payload_of(body.task_payload)
     elif "parameters" in given:
-        refuse_hidden("parameters", body.parameters)
         changes["parameters"] = {} if body.parameters is None else body.parameters
     return changes
 
@@ -352,3 +349,29 @@ def position(job_id: JobId, scheduler: Open, _: NoQuery) -> Place:
     """In the order of claims: due jobs by priority, then time; then the one-time jobs of the future."""
     found(scheduler, job_id)
     return Place(id=job_id, position=scheduler.queue_position(job_id))
+
+
+@jobs.get(
+    "/{job_id}/wait",
+    responses={202: {"model": JobAnswer, "description": "It has not ended yet: ask again."}, **answers(404)},
+    summary="Wait for a job's end",
+)
+async def wait(
+    job_id: JobId,
+    query: Annotated[WaitWishes, InQuery()],
+    request: Request,
+    response: Response,
+    scheduler: Open,
+) -> JobAnswer:
+    """Answered when a one-time job has ended, on whichever node; with 202 and the job as it is when the time is over.
+
+    Its `state` and `result` say how it ended. A recurring job ends only when it is deleted; see its runs.
+    """
+    waiting: Waiting = request.app.state.waiting
+    with Patience(waiting, request, query.timeout_seconds) as patience:
+        job = await waiting.ask(lambda: found(scheduler, job_id))
+        while not job.state.final and await patience.pause():
+            job = await waiting.ask(lambda: found(scheduler, job_id))
+    if not job.state.final:
+        response.status_code = 202
+    return _show(job)

@@ -26,7 +26,8 @@ class Limits:
     body_timeout: timedelta = timedelta(seconds=10)
     #: 30 s for an answer; after that 504, and what the database still does may or may not be done.
     request_timeout: timedelta = timedelta(seconds=30)
-    #: Requests at the same time, those that wait included; one more is answered with 503.
+    #: Requests at the same time, those that wait included; one more is answered with 503. Half of them may be such as
+    #: wait for a job.
     max_requests: int = 64
     #: Wrong tokens that one address may send in a minute; one more is answered with 429. Nobody guesses a token at any
     #: speed; this keeps the log readable, and tells a client that has an old one to stop. Right tokens do not wait.

@@ -58,6 +58,7 @@ class Server:
         self.host = host
         #: What it was told to ask for; shows how many there are, and none.
         self.tokens = getattr(app.state, "tokens", None)
+        self._waiting = getattr(app.state, "waiting", None)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             app,
@@ -71,6 +72,8 @@ class Server:
             proxy_headers=False,
             timeout_graceful_shutdown=GRACEFUL,
         )
+        if self._waiting is not None:
+            self._waiting.close(False)  # an app may be served again
         self._started = threading.Event()
         self._server = _announcing(uvicorn.Server, self._started)(config)
         self._failure: BaseException | None = None
@@ -92,6 +95,8 @@ class Server:
         from ending.
         """
         self._server.should_exit = True
+        if self._waiting is not None:
+            self._waiting.close()
         self._thread.join(GRACEFUL + 2)
         with contextlib.suppress(OSError):
             self._socket.close()

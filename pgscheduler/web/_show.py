@@ -7,29 +7,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pgscheduler.errors import InvalidValueError
-from pgscheduler.jobs._secrets import HIDDEN, shown
+from pgscheduler.jobs._secrets import shown
 from pgscheduler.records import JobRecord, LogLine, NodeRecord, RunRecord
 from pgscheduler.states import JobState, Outcome
 
 from ._fields import Answer, Json, Seen
 
-__all__ = ["JobAnswer", "LogAnswer", "NodeAnswer", "RunAnswer", "refuse_hidden"]
+__all__ = ["JobAnswer", "LogAnswer", "NodeAnswer", "RunAnswer"]
 
 #: Cron Service's words for how a run ended.
 _STATUS = {Outcome.COMPLETED: "SUCCESS", Outcome.SKIPPED: "MISSED"}
-
-
-def refuse_hidden(field: str, value: Any) -> None:
-    """Raise for data that holds what `shown` shows instead of a secret: it was read here, and is not the real one."""
-    if not isinstance(value, dict):
-        return
-    held = [value.get(name) for name in ("headers", "params")]
-    masks = any(isinstance(one, dict) and HIDDEN in one.values() for one in held)
-    if masks or f"={HIDDEN}" in str(value.get("url")):
-        raise InvalidValueError(
-            field, HIDDEN, "must hold the values themselves, not what is shown instead of them"
-        )
 
 
 class JobAnswer(Answer):

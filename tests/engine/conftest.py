@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -10,12 +12,16 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 
 from pgscheduler import Job, JobConfig, Scheduler, SchedulerConfig
 from pgscheduler.cli import main
 from tests.support import pooler as poolers
 from tests.support.pooler import PgBouncer
 
+SILENT = structlog.wrap_logger(
+    structlog.PrintLogger(io.StringIO()), wrapper_class=structlog.make_filtering_bound_logger("critical")
+)
 NOW = """
 create or replace function {schema}.{prefix}now() returns timestamptz
     language plpgsql stable parallel safe as $$ begin return {moment}; end $$
@@ -170,6 +176,37 @@ def clock(direct_dsn: str) -> Iterator[Callable[..., None]]:
             connection.execute(NOW.format(schema=schema, prefix=prefix, moment=moment))
 
         yield set_clock
+
+
+@pytest.fixture
+def commanded(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command finds its database in the environment, and nothing else of ours there."""
+    for name in [n for n in os.environ if n.startswith("PGSCHEDULER_")] + ["DATABASE_URL"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PGSCHEDULER_DSN", dsn)
+
+
+@pytest.fixture
+def scheduler(dsn: str, request: pytest.FixtureRequest) -> Iterator[Scheduler]:
+    """A node that knows the module's `Greet`, and runs only when asked to, by run_pending()."""
+    with Scheduler(SchedulerConfig(dsn=dsn, logger=SILENT)) as scheduler:
+        scheduler.register(request.module.Greet)
+        yield scheduler
+
+
+@pytest.fixture
+def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must fail with a status; its one line."""
+
+    def run(status: int, *arguments: object) -> str:
+        assert main([str(a) for a in arguments]) == status
+        said = capsys.readouterr()
+        assert said.out == ""
+        (line,) = said.err.splitlines()
+        assert line.startswith("pgscheduler: error: ")
+        return line
+
+    return run
 
 
 @pytest.fixture

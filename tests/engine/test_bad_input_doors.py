@@ -224,7 +224,7 @@ def test_sql_takes_two_spellings_for_one_name(scheduler: Scheduler, db: psycopg.
     assert db.execute(call, [other, other]).fetchone() == (first.id,)
     assert db.execute(call, [composed, other]).fetchone() == (first.id,)
     assert [(job.name, job.key) for job in scheduler.jobs(name=other)] == [(composed, composed)]
-    scheduler.schedule_by_name(f"{composed} daily", "@daily")
+    assert scheduler.schedule_by_name(f"{other} daily", "@daily").name == f"{composed} daily"
     with pytest.raises(psycopg.errors.DuplicateObject):
         db.execute(call, [f"{other} daily", None])
     for visible in (

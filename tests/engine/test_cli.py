@@ -17,17 +17,15 @@ from typing import Any
 
 import psycopg
 import pytest
-import structlog
 
 from pgscheduler import Job, JobConfig, JobState, RunContext, Scheduler, SchedulerConfig
 from pgscheduler._sql import Names
 from pgscheduler.cli import main
+from tests.engine.conftest import SILENT
 from tests.support import ROOT, Terminal, eventually
 from tests.support.postgres import execute
 
-SILENT = structlog.wrap_logger(
-    structlog.PrintLogger(io.StringIO()), wrapper_class=structlog.make_filtering_bound_logger("critical")
-)
+pytestmark = pytest.mark.usefixtures("commanded")
 
 
 class Greet(Job):
@@ -46,37 +44,6 @@ class Tick(Job):
     config = JobConfig.recurring("tick", "0 0 1 1 *")
 
     def run(self, ctx: RunContext) -> None: ...
-
-
-@pytest.fixture(autouse=True)
-def database(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command finds its database in the environment."""
-    for name in [n for n in os.environ if n.startswith("PGSCHEDULER_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PGSCHEDULER_DSN", dsn)
-
-
-@pytest.fixture
-def scheduler(dsn: str) -> Iterator[Scheduler]:
-    """A node that runs only when asked to, by run_pending()."""
-    with Scheduler(SchedulerConfig(dsn=dsn, logger=SILENT)) as scheduler:
-        scheduler.register(Greet)
-        yield scheduler
-
-
-@pytest.fixture
-def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that must fail with a status; its one line."""
-
-    def run(status: int, *arguments: object) -> str:
-        assert main([str(a) for a in arguments]) == status
-        said = capsys.readouterr()
-        assert said.out == ""
-        (line,) = said.err.splitlines()
-        assert line.startswith("pgscheduler: error: ")
-        return line
-
-    return run
 
 
 # --- seeing ----------------------------------------------------------------------------------------------
@@ -315,6 +282,8 @@ def test_a_file_without_a_source_has_its_name(
     asked: list[str] = []
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     monkeypatch.setattr("click.confirm", lambda question, **_: not asked.append(question))
+    assert say("apply", file, "--no-retire", "--json")["changes"] == []
+    assert (asked, [job["name"] for job in say("jobs", "--json")]) == ([], ["b", "a"])
     say("apply", file)
     assert asked == ["Retire 1 job that is not in the file (b/b)?"]
 

@@ -11,23 +11,20 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
-from pgscheduler import Backoff, Job, JobConfig, JobState, Outcome, Retry, Scheduler, SchedulerConfig
+from pgscheduler import Backoff, Job, JobConfig, JobState, Outcome, Retry, Scheduler
 from pgscheduler.cli import main
 from pgscheduler.cli._group import EXIT_CODES
 from tests.support import ROOT, Terminal
 from tests.support.postgres import execute
 
-SILENT = structlog.wrap_logger(
-    structlog.PrintLogger(io.StringIO()), wrapper_class=structlog.make_filtering_bound_logger("critical")
-)
+pytestmark = pytest.mark.usefixtures("commanded")
 
 
 class Greet(Job):
@@ -49,34 +46,6 @@ class Tick(Job):
 
     def run(self, ctx: Any) -> None:
         raise RuntimeError("no luck")
-
-
-@pytest.fixture(autouse=True)
-def database(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [n for n in os.environ if n.startswith("PGSCHEDULER_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("DATABASE_URL", dsn)
-
-
-@pytest.fixture
-def scheduler(dsn: str) -> Iterator[Scheduler]:
-    """A node that runs only when asked to, by run_pending()."""
-    with Scheduler(SchedulerConfig(dsn=dsn, logger=SILENT)) as scheduler:
-        scheduler.register(Greet)
-        yield scheduler
-
-
-@pytest.fixture
-def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that must fail with a status; its one line."""
-
-    def run(status: int, *arguments: object) -> str:
-        assert main([str(a) for a in arguments]) == status
-        said = capsys.readouterr()
-        assert said.out == ""
-        return said.err.splitlines()[-1]
-
-    return run
 
 
 def states(scheduler: Scheduler) -> list[tuple[str, str | None, JobState]]:
@@ -311,7 +280,9 @@ def test_enqueue_takes_policies(say: Callable[..., Any], refuse: Callable[..., s
     }  # fmt: skip
     assert say("enqueue", "greet", "--key", "k", "--if-exists", "keep", "--json")["options"] == job["options"]
     assert "k" in refuse(1, "enqueue", "greet", "--key", "k", "--if-exists", "error")
-    for wrong in ("x", "1:2:3:4", "1:", "nan"):
+    spread = say("enqueue", "greet", "--backoff", "5:3:60:0", "--json")
+    assert spread["options"] == {"backoff": [5.0, 3.0, 60.0, 0.0]}
+    for wrong in ("x", "1:2:3:0.1:5", "1:", "nan"):
         assert re.search("--backoff must be|finite", refuse(2, "enqueue", "greet", "--backoff", wrong))
 
 
@@ -330,6 +301,9 @@ def test_schedule(say: Callable[..., Any], refuse: Callable[..., str]) -> None:
         "--json",
     )
     assert (job["state"], job["schedule"]["cron"], job["options"]["retries"]) == ("paused", "0 9 * * *", 2)
+    both = say("schedule", "both", "--cron", "0 9 1 * mon", "--day-and", "--json")
+    assert both["schedule"] == {"cron": "0 9 1 * mon", "timezone": "UTC", "day_or": False}
+    assert "--day-and goes with --cron" in refuse(2, "schedule", "x", "--every", 60, "--day-and")
     assert "report" in refuse(1, "schedule", "report", "--every", 60)
     assert say("schedule", "report", "--every", 60, "--if-exists", "update", "--json")["schedule"] == {
         "every": 60.0
@@ -427,8 +401,8 @@ def test_completion(say: Callable[..., Any], scheduler: Scheduler) -> None:
     assert complete("pause", "ti") == ["tick"]
     assert complete("history", "t") == ["tick"]
     assert complete("pause", "x") == []
-    assert complete("pause", "ti", DATABASE_URL="postgresql://127.0.0.1:1/x") == []
-    assert complete("pause", "ti", DATABASE_URL="") == []
+    assert complete("pause", "ti", PGSCHEDULER_DSN="postgresql://127.0.0.1:1/x") == []
+    assert complete("pause", "ti", PGSCHEDULER_DSN="") == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -33,6 +33,7 @@ from pgscheduler._declared import Definition, Definitions
 from pgscheduler._listener import Listener
 from pgscheduler._sql import Names
 from pgscheduler._store import Store
+from pgscheduler.jobs import CallJob
 from tests.engine.conftest import Call, Quiet
 from tests.support import eventually
 from tests.support.pooler import needs_notifications
@@ -215,10 +216,15 @@ def test_schedule_many_keeps_kinds_apart(dsn: str, scheduler_on: Any) -> None:
 def test_schedule_many_of_shared_names(dsn: str, scheduler_on: Any) -> None:
     """The shipped kinds are of both; there only a name and a key are of one."""
     scheduler = scheduler_on(dsn)
-    scheduler.enqueue("call_job", key="k1", delay=HOUR)
-    assert scheduler.schedule_many([Call(JobConfig.recurring("call_job", Every(HOUR), key="k2"))]) == 1
+    job, parameters = CallJob(modules=["os.path"]), {"module": "os.path", "function": "join", "args": ["a"]}
+
+    def hourly(key: str) -> CallJob:
+        return job.with_config(JobConfig.recurring("call_job", Every(HOUR), key=key, parameters=parameters))
+
+    scheduler.enqueue("call_job", parameters, key="k1", delay=HOUR)
+    assert scheduler.schedule_many([hourly("k2")]) == 1
     with pytest.raises(JobKindError):
-        scheduler.schedule_many([Call(JobConfig.recurring("call_job", Every(HOUR), key="k1"))])
+        scheduler.schedule_many([hourly("k1")])
 
 
 def test_schedule_many_says_that_a_job_runs(dsn: str, db: Any, scheduler_on: Any) -> None:

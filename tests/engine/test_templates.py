@@ -448,6 +448,21 @@ def test_parameters_are_checked_without_a_job(scheduler: Scheduler) -> None:
     assert scheduler.jobs() == []
 
 
+def test_a_template_of_a_shipped_kind_asks_that_kind(scheduler: Scheduler) -> None:
+    """Whatever its own schema says: what the kind would refuse is stored by nobody, and `validate` says so."""
+    scheduler.templates.create("CALL", handler="http_job", parameters_schema={"type": "object"})
+    good, bad = (
+        {"url": "https://example.com/", "method": "GET"},
+        {"url": "ftp://example.com/", "method": "GET"},
+    )
+    scheduler.templates.validate("CALL", good)
+    with pytest.raises(InvalidValueError, match="HttpParameters") as refused:
+        scheduler.templates.enqueue("CALL", bad)
+    with pytest.raises(InvalidValueError, match=re.escape(str(refused.value))):
+        scheduler.templates.validate("CALL", bad)
+    assert scheduler.jobs() == []
+
+
 def test_an_inactive_template_makes_no_job(scheduler: Scheduler) -> None:
     """It is refused by its code until it is active again."""
     scheduler.templates.create("A", handler="report", active=False)
@@ -748,6 +763,12 @@ def test_the_command_from_create_to_delete(
     )
     assert (job["name"], job["key"], job["priority"], job["options"]["timeout"]) == ("report", "k", 1, 5)
     assert job["options"]["retries"] == 1
+    every = ("--backoff", "5:2", "--max-stalls", 7, "--isolation", "process", "--metadata", '{"team": "x"}')
+    other = say("templates", "enqueue", "A", "--params", '{"month": "x"}', *every, "--json")
+    assert (other["options"]["backoff"], other["options"]["max_stalls"]) == ([5, 2, 3600, 0.1], 7)
+    assert other["options"]["metadata"] == {"team": "x", "job_template": "A"}
+    assert other["options"]["timeout"] == 90
+    scheduler.delete(other["id"], history=True)
 
     again = ("templates", "enqueue", "A", "--params", '{"month": "x"}', "--key", "k", "--if-exists")
     assert "exists already" in say(*again, "error", status=1)
@@ -801,6 +822,7 @@ def test_the_command_from_create_to_delete(
         (["validate", "A", "--params", "{"], 2, "params is not JSON"),
         (["validate", "nope"], 1, "not found: 'nope'"),
         (["enqueue", "A", "--at", "2027-01-31T09:00Z", "--delay", "3"], 2, "--at.*--delay"),
+        (["enqueue", "A", "--no-timeout"], 2, "--no-timeout is for the template"),
         (["list", "--limit", "0"], 2, "limit"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from pgscheduler import Every, JobConfig, JobKindError, JobState, Scheduler, SchedulerConfig
 from pgscheduler._sql import SHARED_NAMES
 from pgscheduler.jobs import CallJob, HttpJob, ShellJob
+from pgscheduler.jobs._shapes import SHAPES
 
 SAY = {"shell": "echo said"}
 HOURLY = Every(timedelta(hours=1))
@@ -30,7 +31,9 @@ def scheduler(dsn: str, shell: ShellJob) -> Iterator[Scheduler]:
 
 
 def test_the_names_are_those_of_the_shipped_kinds() -> None:
-    assert set(SHARED_NAMES) == {HttpJob().name, CallJob(modules=["json"]).name, ShellJob(enabled=True).name}
+    kinds = (HttpJob(), CallJob(modules=["json"]), ShellJob(enabled=True))
+    assert set(SHARED_NAMES) == {kind.name for kind in kinds} == {kind.own_name for kind in kinds}
+    assert {kind.own_name: kind.parameters for kind in kinds} == SHAPES
 
 
 def test_whichever_comes_first(dsn: str, scheduler: Scheduler, shell: ShellJob) -> None:

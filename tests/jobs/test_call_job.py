@@ -179,7 +179,7 @@ def test_not_without_a_list(dsn: str) -> None:
         assert scheduler.stats()["states"] == {}
 
 
-def test_through_a_scheduler(shop: Any, dsn: str) -> None:
+def test_through_a_scheduler(shop: Any, dsn: str, db: Any) -> None:
     """Checked before storing, and again before the run whatever way it came; errors fail the attempt."""
     job = CallJob(modules=["shop"])
     with Scheduler(SchedulerConfig(dsn=dsn, logger=Silent())) as scheduler:
@@ -199,14 +199,24 @@ def test_through_a_scheduler(shop: Any, dsn: str) -> None:
                     {"module": "os", "function": "abort"},
                     {"module": "shop", "function": "boom"},
                     {"module": "shop", "function": "unstorable"},
-                    {"function": "add"},
                 )
             ]
+        ((stored,),) = db.execute(
+            """select pgscheduler_enqueue('call_job', '{"function": "add"}')"""
+        ).fetchall()
         scheduler.register(job)
-        with pytest.raises(InvalidValueError, match="do not fit CallParameters"):
-            scheduler.enqueue("call_job", {"function": "add"})
+        for wrong, rule in (
+            ({"function": "add"}, "do not fit CallParameters: module must be given"),
+            ({"module": "os", "function": "abort"}, "are not allowed here: module 'os' is not allowed"),
+            (
+                {"module": "shop", "function": "add", "args": [1, 2, 3]},
+                "are not allowed here: args do not fit shop.add",
+            ),
+        ):
+            with pytest.raises(InvalidValueError, match=f"^parameters {rule}"):
+                scheduler.enqueue("call_job", wrong)
         scheduler.run_pending()
-        ended = [scheduler.get_job(record) for record in records]
+        ended = [scheduler.get_job(record) for record in (*records, stored)]
 
     assert [job.state for job in ended] == [
         JobState.COMPLETED, JobState.FAILED, JobState.FAILED, JobState.COMPLETED, JobState.FAILED

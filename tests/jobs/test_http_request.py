@@ -270,7 +270,7 @@ def test_checked_before_it_is_stored(dsn: str, web: Any) -> None:
         assert scheduler.jobs() == []
 
 
-def test_checked_before_each_run(dsn: str, web: Any) -> None:
+def test_checked_before_each_run(dsn: str, db: Any, web: Any) -> None:
     """What came into the table by another way is checked by the node that runs it; nothing is sent."""
     server = web()
     config = SchedulerConfig(dsn=dsn, logger=Lines())
@@ -281,10 +281,15 @@ def test_checked_before_each_run(dsn: str, web: Any) -> None:
             "method": "GET",
         }  # well-formed: only the node that runs it knows where it may go
         for wrong in (blocked, {"url": server.url}, [1], "x", {"type": "PING"}):
-            if wrong is not blocked:
+            with pytest.raises(InvalidValueError):
+                scheduler.enqueue("http_job", wrong)
+            if wrong is blocked:
+                job = another.enqueue("http_job", wrong).id
+            else:
                 with pytest.raises(InvalidValueError):
-                    scheduler.enqueue("http_job", wrong)
-            job = another.enqueue("http_job", wrong)
+                    another.enqueue("http_job", wrong)
+                call = "select pgscheduler_enqueue('http_job', %s)"
+                ((job,),) = db.execute(call, [json.dumps(wrong)]).fetchall()
             scheduler.run_pending()
             assert scheduler.get_job(job).state == JobState.FAILED
         assert "Unsupported job type: PING" in (scheduler.get_job(job).last_error or "")

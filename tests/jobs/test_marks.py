@@ -305,8 +305,9 @@ def test_what_is_shown_instead_of_a_secret_is_not_stored(
     dsn: str, scheduler_on: Any, verb: str, parameters: dict[str, Any], place: str
 ) -> None:
     """Somebody read a job, and sends back what they saw: no door takes the stars for the secret."""
-    client = scheduler_on(dsn)
-    stored = client.enqueue("http_job", {"url": "https://example.org/"}, key="one", delay=3600)
+    client, good = scheduler_on(dsn), {"method": "POST", "url": "https://example.org/"}
+    parameters = {**good, **parameters}
+    stored = client.enqueue("http_job", good, key="one", delay=3600)
     calls: dict[str, Any] = {
         "enqueue": lambda: client.enqueue("http_job", parameters),
         "enqueue_many": lambda: client.enqueue_many("http_job", [parameters]),
@@ -315,7 +316,7 @@ def test_what_is_shown_instead_of_a_secret_is_not_stored(
     }
     with pytest.raises(InvalidValueError, match=rf"parameters.*{place}"):
         calls[verb]()
-    assert [job.parameters for job in client.jobs()] == [{"url": "https://example.org/"}]
+    assert [job.parameters for job in client.jobs()] == [good]
 
 
 def test_stars_in_a_text_are_only_a_text(dsn: str, scheduler_on: Any) -> None:

@@ -98,9 +98,10 @@ def test_no_secret_is_in_anything_that_was_said(
         node.start()
         good, bad = node.enqueue("http_job", request()), node.enqueue("http_job", request(500))
         gone = node.enqueue("http_job", request(place="http://127.0.0.1:1"))
-        blocked = node.enqueue(
-            "http_job", request(place="http://127.0.0.2:9"), run_at=None, delay=3600, key="k"
-        )
+        where = request(place="http://127.0.0.2:9")
+        heard.refused("refusal", lambda: node.enqueue("http_job", where))
+        with Scheduler(config) as another:  # nothing is registered there
+            blocked = another.enqueue("http_job", where, run_at=None, delay=3600, key="k")
         hourly = HttpJob(JobConfig.recurring("hourly", Every(3600 * Backoff().initial), parameters=request()),
                          allow=[server.place])  # fmt: skip
         node.schedule(hourly)
@@ -126,8 +127,14 @@ def test_no_secret_is_in_anything_that_was_said(
                 "refusal", lambda parameters=parameters: http.with_config(JobConfig(parameters=parameters))
             )
             heard.refused("refusal", lambda parameters=parameters: node.enqueue("http_job", parameters))
-            with Scheduler(config) as another:  # it does not know the class
-                assert node.wait(another.enqueue("http_job", parameters), 30).state is JobState.FAILED
+            with Scheduler(config) as another:  # nothing is registered there
+                heard.refused(
+                    "refusal", lambda parameters=parameters: another.enqueue("http_job", parameters)
+                )
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                call, values = "select pgscheduler_enqueue('http_job', %s)", [json.dumps(parameters)]
+                ((stored,),) = connection.execute(call, values).fetchall()
+            assert node.wait(stored, 30).state is JobState.FAILED
         heard.refused("refusal", lambda: SchedulerConfig(dsn=f"postgresql://u:{CANARY}-10@h/db?bogus=1"))
         heard.refused(
             "refusal",

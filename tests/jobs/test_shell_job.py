@@ -320,7 +320,7 @@ def test_shutdown(dsn: str, tmp_path: Path, eventually: Any, monkeypatch: pytest
         assert [run.outcome for run in other.runs(record.id)] == [Outcome.INTERRUPTED]
 
 
-def test_checked_before_storing_and_before_running(dsn: str) -> None:
+def test_checked_before_storing_and_before_running(dsn: str, db: Any) -> None:
     """Wrong parameters are not stored; those that came by another way fail their run."""
     shell = ShellJob(enabled=True)
     with Scheduler(SchedulerConfig(dsn=dsn, logger=Silent())) as scheduler:
@@ -333,10 +333,11 @@ def test_checked_before_storing_and_before_running(dsn: str) -> None:
         scheduler.register(shell)
         with pytest.raises(InvalidValueError, match="a line for the shell goes by its name"):
             scheduler.enqueue("shell_job", {"command": "echo hunter2"})
-        with Scheduler(SchedulerConfig(dsn=dsn, logger=Silent())) as another:
-            record = another.enqueue("shell_job", {"command": "echo hunter2"})
+        ((stored,),) = db.execute(
+            """select pgscheduler_enqueue('shell_job', '{"command": "echo hunter2"}')"""
+        ).fetchall()
         scheduler.run_pending()
-        ended = scheduler.get_job(record)
+        ended = scheduler.get_job(stored)
     assert ended.state == JobState.FAILED
     assert "a line for the shell goes by its name" in (ended.last_error or "")
     assert "hunter2" not in (ended.last_error or "")

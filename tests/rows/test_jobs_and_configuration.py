@@ -194,10 +194,11 @@ def test_row_11_env_config(command: Command, node: Node, scheduler: Scheduler, t
 def test_row_12_function_jobs(dsn: str, db: psycopg.Connection[Any], scheduler_on: Made) -> None:
     """A job that is no class: module, function and arguments in the database, run only if its module is allowed (Laki)."""
     scheduler = scheduler_on(dsn, register=(CallJob(modules=[WORKS]),))
+    another = scheduler_on(dsn)  # any process may store one: those that run it say what may be called
 
     def simple(function: str, *args: Any, module: str = WORKS) -> Any:
         parameters = {"module": module, "function": function, "args": list(args)}
-        job = scheduler.schedule_by_name("call_job", "0 0 1 1 *", parameters, key=f"{module}.{function}")
+        job = another.schedule_by_name("call_job", "0 0 1 1 *", parameters, key=f"{module}.{function}")
         scheduler.trigger(job)
         scheduler.run_pending()
         return scheduler.runs(job)[0]
@@ -209,6 +210,8 @@ def test_row_12_function_jobs(dsn: str, db: psycopg.Connection[Any], scheduler_o
     for module, function in (("no.such.module", "add"), ("os", "getcwd"), (WORKS, "nothing"), (WORKS, "os")):
         run = simple(function, module=module)
         assert (run.outcome, "Traceback" in run.error) == (Outcome.FAILED, False)
+        with pytest.raises(InvalidValueError, match="are not allowed here"):
+            scheduler.enqueue("call_job", {"module": module, "function": function})
     assert "no.such.module" not in sys.modules
 
     # What somebody writes into the row calls nothing else either.

@@ -171,9 +171,9 @@ def test_cron_service_root(api: httpx.Client, dsn: str) -> None:
 
 def test_its_payload_is_requested(scheduler: Scheduler, api: httpx.Client) -> None:
     """What Cron Service's body stored is run by HttpJob: here it is refused, for its address is not public."""
-    scheduler.register(HttpJob())
     payload = {"type": "API_CALL", "config": {"url": "http://127.0.0.1/", "method": "get"}}
     job = api.post(JOBS, json={**CAMEL, "taskPayload": payload}).json()["job"]
+    scheduler.register(HttpJob())  # now: it would else be refused when it is stored
     api.post(f"{JOBS}/{job['id']}/trigger")
     scheduler.run_pending()
     (run,) = api.get(f"/api/v1/runs?jobId={job['id']}").json()

@@ -375,6 +375,110 @@ def test_a_body_where_none_is_read(api: httpx.Client, stored: dict[str, Any]) ->
         assert answer.json()["code"] == "unexpected_body"
 
 
+DEFINITIONS = "/api/v1/definitions"
+DECLARED = {"name": "a", "cron": "0 9 * * *"}
+LATER = {"name": "z", "every": 60}
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "code"),
+    [
+        ([], "body", "invalid_type"),
+        ({}, "source", "missing_field"),
+        ({"source": "s"}, "jobs", "missing_field"),
+        ({"source": "", "jobs": []}, "source", "invalid_value"),
+        ({"source": "a\x00", "jobs": []}, "source", "invalid_value"),
+        ({"source": 5, "jobs": []}, "source", "invalid_type"),
+        ({"source": "s", "jobs": {}}, "jobs", "invalid_type"),
+        ({"source": "s", "jobs": [5]}, "jobs.0", "invalid_type"),
+        ({"source": "s", "jobs": [LATER] * 5001}, "jobs", "invalid_value"),
+        ({"source": "s", "jobs": [], "defaults": 5}, "defaults", "invalid_type"),
+        ({"source": "s", "jobs": [], "defaults": {"cron": "@daily"}}, "defaults.cron", "unknown_field"),
+        ({"source": "s", "jobs": [], "defaults": {"retries": -1}}, "defaults.retries", "invalid_value"),
+        ({"source": "s", "jobs": [], "defaults": {"maxStalls": 0}}, "defaults.max_stalls", "invalid_value"),
+        ({"source": "s", "jobs": [], "job": []}, "job", "unknown_field"),
+        ({"source": "s", "jobs": [], "$schema": 5}, "$schema", "invalid_type"),
+        ([LATER, {"cron": "@daily"}], "jobs.1.name", "missing_field"),
+        ([LATER, {"name": "a"}], "jobs.1", "invalid_value"),
+        ([LATER, {**DECLARED, "every": 60}], "jobs.1", "invalid_value"),
+        ([LATER, {**DECLARED, "schedule": "@daily"}], "jobs.1", "invalid_value"),
+        ([LATER, {**DECLARED, "timeout": 1, "timeout_seconds": 1}], "jobs.1", "invalid_value"),
+        ([LATER, {**DECLARED, "timeoutSeconds": 1, "timeout_seconds": 1}], "jobs.1", "invalid_value"),
+        ([LATER, {**DECLARED, "cron": "x"}], "jobs.1.cron", "invalid_cron"),
+        ([LATER, {"name": "a", "schedule": "0 0 30 2 *"}], "jobs.1.schedule", "invalid_cron"),
+        ([LATER, {**DECLARED, "timezone": "Nope"}], "jobs.1.timezone", "invalid_cron"),
+        ([LATER, {**DECLARED, "cron": 5}], "jobs.1.cron", "invalid_value"),
+        ([LATER, {**DECLARED, "name": "a\nb"}], "jobs.1.name", "invalid_value"),
+        ([LATER, {**DECLARED, "retries": "3"}], "jobs.1.retries", "invalid_value"),
+        ([LATER, {**DECLARED, "retries": HUGE}], "jobs.1.retries", "invalid_value"),
+        ([LATER, {**DECLARED, "retries": None}], "jobs.1.retries", "invalid_value"),
+        ([LATER, {**DECLARED, "timeout": 0}], "jobs.1.timeout", "invalid_value"),
+        ([LATER, {**DECLARED, "timeout": 0.0001}], "jobs.1", "invalid_value"),
+        ([LATER, {**DECLARED, "backoff": {"factor": 0}}], "jobs.1.backoff.factor", "invalid_value"),
+        ([LATER, {**DECLARED, "backoff": {"fact": 2}}], "jobs.1.backoff.fact", "unknown_field"),
+        ([LATER, {**DECLARED, "enabled": 1}], "jobs.1.enabled", "invalid_value"),
+        ([LATER, {**DECLARED, "misfire": "never"}], "jobs.1.misfire", "invalid_value"),
+        ([LATER, {**DECLARED, "retry": 1}], "jobs.1.retry", "unknown_field"),
+        ([LATER, {**DECLARED, "job": "os.system"}], "jobs.1.job", "invalid_value"),
+        ([LATER, {**DECLARED, "command": " "}], "jobs.1.command", "invalid_value"),
+        ([LATER, {**DECLARED, "metadata": {"definitions_source": "x"}}], "jobs.1.metadata", "invalid_value"),
+        ([LATER, {**DECLARED, "parameters": {"a": "\x00"}}], "jobs.1.parameters", "invalid_value"),
+        ([LATER, {**DECLARED, "parameters": "x" * 70_000}], "jobs.1.parameters", "invalid_value"),
+        ([LATER, {**DECLARED, "parameters": {"token": "***"}}], "jobs.1.parameters", "invalid_value"),
+        ([LATER, {**DECLARED, "parameters": [[[[]]] * 30_000]}], "jobs.1.parameters.0.24", "invalid_value"),
+    ],
+)
+def test_wrong_definitions(api: httpx.Client, body: Any, field: str, code: str) -> None:
+    """What is wrong in a document is named by its place, the same by both doors, and nothing is applied."""
+    if isinstance(body, list) and body:
+        body = {"source": "s", "jobs": body}
+    for verb in ("plan", "apply"):
+        answer = api.post(
+            f"{DEFINITIONS}/{verb}",
+            content=json.dumps(body),
+            headers={"Content-Type": "application/json"},
+        )
+        refused(answer)
+        assert answer.json()["field"].startswith(field), answer.text
+        assert answer.json()["code"] == code, answer.text
+
+
+def test_deep_definitions(api: httpx.Client) -> None:
+    """What is nested deeper than a file may be is refused, and is no fault of the server."""
+    for depth in (60, 400, 900):
+        text = '{"source": "s", "jobs": [{"name": "a", "every": 60, "parameters": %s1%s}]}'
+        body = text % ("[" * depth, "]" * depth)
+        answer = api.post(f"{DEFINITIONS}/apply", content=body, headers={"Content-Type": "application/json"})
+        refused(answer)
+        assert "50 levels" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"retire": None}, "retire"),
+        ({"retire": "all"}, "retire"),
+        ({"retire": 1}, "retire"),
+        ({"retire": {"a": 1}}, "retire"),
+        ({"retire": ["1"]}, "retire.0"),
+        ({"retire": [1, 0]}, "retire.1"),
+        ({"retire": [1.5]}, "retire.0"),
+        ({"retire": [True]}, "retire.0"),
+        ({"wait_seconds": -1}, "wait_seconds"),
+        ({"wait_seconds": 1e300}, "wait_seconds"),
+        ({"waitSeconds": "5"}, "wait_seconds"),
+        ({"wait": 5}, "wait"),
+    ],
+)
+def test_wrong_applies(api: httpx.Client, more: Any, field: str) -> None:
+    """How it is applied is checked like what; a plan knows nothing of it."""
+    body = {"source": "s", "jobs": [LATER], **more}
+    refused(api.post(f"{DEFINITIONS}/apply", json=body), field)
+    asked = api.post(f"{DEFINITIONS}/plan", json=body)
+    refused(asked)
+    assert asked.json()["code"] == "unknown_field"
+
+
 TEMPLATE_FIELDS: list[tuple[str, list[Any]]] = [
     ("code", [*wrong(str), "", "a b", "a/b", "-a", "a" * 101, "ä", "a\n", "a\x00"]),
     ("handler", [*wrong(str), "", "a\x00"]),
@@ -453,6 +557,7 @@ def test_job_ids(api: httpx.Client, id_: str) -> None:
         ("POST", "/disable"),
         ("POST", "/cancel"),
         ("GET", "/position"),
+        ("GET", "/wait"),
     ):
         body = {"priority": 1} if method == "PATCH" else None
         answer = api.request(method, f"{JOBS}/{path}{tail}", json=body)
@@ -521,6 +626,11 @@ def test_run_ids(api: httpx.Client, id_: str) -> None:
         ("/readyz?x=1", "x"),
         ("/?x=1", "x"),
         (f"{JOBS}/1?x=1", "x"),
+        *(
+            (f"{JOBS}/1/wait?timeout_seconds={seconds}", "timeout_seconds")
+            for seconds in ("", "-1", "1.5", "1e3", "nan", "inf", "9" * 30, "%205")
+        ),
+        (f"{JOBS}/1/wait?timeout=5", "timeout"),
         (f"{TEMPLATES}?active=x", "active"),
         (f"{TEMPLATES}/T?x=1", "x"),
         (f"{TEMPLATES}/a%20b", "code"),

@@ -167,6 +167,8 @@ def test_every_change_is_in_the_log(scheduler: Scheduler, client_of: Callable[..
     made = api.post("/api/v1/templates/T/jobs", json={"parameters": {"a": SECRET}}).json()["job"]["id"]
     deploy.patch("/api/v1/templates/T", json={"retries": 1})
     deploy.delete("/api/v1/templates/T")
+    declared = {"name": "nightly", "every": 60, "parameters": {"a": SECRET}}
+    api.post("/api/v1/definitions/apply", json={"source": "shop", "jobs": [declared]})
 
     by = {"by": "write", "client": "127.0.0.1"}
     of = {"job_id": job, "job": "call", "key": "k", **by}
@@ -182,6 +184,7 @@ def test_every_change_is_in_the_log(scheduler: Scheduler, client_of: Callable[..
         {"verb": "templates_enqueue", "template": "T", "job_id": made, "job": "call", **by, "status": 201},
         {"verb": "templates_change", "template": "T", **by, "by": "deploy", "status": 200},
         {"verb": "templates_delete", "template": "T", **by, "by": "deploy", "status": 204},
+        {"verb": "definitions_apply", "source": "shop", "changes": 1, **by, "status": 200},
     ]  # fmt: skip
     eventually(lambda: len(changes(scheduler)) >= len(expected), describe=lambda: changes(scheduler))
     assert changes(scheduler) == expected
@@ -196,6 +199,7 @@ def test_refused_changes_are_in_the_log_and_questions_are_not(
     api = client_of(scheduler)
     api.get(JOBS)
     api.head(JOBS)
+    api.post("/api/v1/definitions/plan", json={"source": "s", "jobs": []})
     api.post("/nowhere", json={})
     api.put(JOBS, json={})
     api.post(JOBS, json={"name": "x", "parameters": {}}, headers={"Origin": "http://evil.example"})
