@@ -41,6 +41,9 @@ def definitions_in(root: Node, source: str | None, file: str, fallback: str | No
             file, "source is missing", hint="write `source: NAME` at its top, or give --source NAME"
         )
     defaults = document["defaults"].value if "defaults" in document else {}
+    if "timezone" in defaults:  # also where no job has a cron line yet
+        zone = defaults["timezone"]
+        _checked(file, zone, lambda: Cron("@daily", zone.value))
     found: list[Definition] = []
     seen: dict[str, int] = {}
     for job in document["jobs"].value:

@@ -194,6 +194,7 @@ def test_aliases() -> None:
         (job("misfire: later"), "misfire must be one of run_once, skip, run_all.*line 5"),
         (job("backoff: {factor: 0}"), "backoff.factor must be >= 1, got 0 .line 5"),
         (job("timezone: Nope/Nope"), "time zone 'Nope/Nope' is unknown .line 5, column 15"),
+        ("source: s\ndefaults: {timezone: Nope}\njobs: []", "time zone 'Nope' is unknown .line 2, column 22"),
         (job("schedule: '* * * * *'"), "cron and schedule.*one of them.*line 3"),
         (job("every: 5"), "every excludes.*line 3"),
         (job("- timeout: 1"), "not YAML.*line 5"),
