@@ -29,7 +29,8 @@ class Bench(Job):
         if given["sleep_ms"]:
             time.sleep(given["sleep_ms"] / 1000)
         with Bench.taking_turns:
-            count(start, given.get("n", 0), given.get("at", start))  # what only costs is measured of has neither
+            # Jobs of which only the cost is measured have neither.
+            count(start, given.get("n", 0), given.get("at", start))
 
 
 def scheduler(**more: Any) -> Scheduler:
