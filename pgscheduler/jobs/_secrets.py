@@ -55,7 +55,13 @@ def shown(value: Any, telling: bool = False) -> Any:
 
 def shown_change(before: Any, after: Any) -> tuple[Any, Any]:
     """Both sides of a change as a listing may show them; where all that differs is hidden, the second says so."""
-    return told_apart(shown(before), shown(after))
+    left, right = shown(before), shown(after)
+    found = told_apart(left, right)
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        # A schedule is whole on both sides, so that some of it may be the same.
+        same = {name: right[name] for name in before.keys() & after.keys() if before[name] == after[name]}
+        return found[0], {**found[1], **same}
+    return found
 
 
 def _tells(name: object) -> bool:

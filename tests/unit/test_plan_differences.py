@@ -107,3 +107,10 @@ def test_a_secret_that_differs(before: Any, after: Any, shown: Any) -> None:
 def test_what_a_listing_hides_and_what_differs(before: Any, after: Any, shown: Any) -> None:
     """The same holds of what a listing hides without a mark."""
     assert shown_change(*sides(before, after)) == shown
+
+
+def test_what_is_the_same_in_a_schedule_is_no_secret() -> None:
+    """A schedule is shown whole: its cron line beside another time zone is as it was."""
+    before = {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "tzdata": "2026b"}
+    after = {"cron": "0 3 * * *", "timezone": "UTC"}
+    assert shown_change(before, after) == (before, after)
