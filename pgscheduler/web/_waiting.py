@@ -24,7 +24,7 @@ __all__ = ["Patience", "Waiting"]
 T = TypeVar("T")
 
 LOOKING = 2  # questions at the same time, of all who wait
-SHARE = 0.9  # of the time that a request may take: the rest is for its last look, and for the answer
+SHARE = 0.7  # of the time that a request may take: the rest is for its last look, and for the answer
 SHORTEST, LONGEST = 0.02, 0.5  # seconds between two looks
 
 
