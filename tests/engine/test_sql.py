@@ -258,6 +258,13 @@ def left(db: psycopg.Connection[Any]) -> tuple[list[Any], int]:
     return rows, lines
 
 
+def commit_once_waited_for(db: psycopg.Connection[Any], other: psycopg.Connection[Any]) -> None:
+    """End the transaction that holds the row, when a statement waits for it."""
+    blocked = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    eventually(lambda: db.execute(blocked).fetchone() == (1,), describe="the statement to wait for the row")
+    other.commit()
+
+
 @pytest.mark.parametrize("name", ["cancel", "delete"])
 def test_a_statement_that_had_to_wait_for_the_row_does_its_work(
     dsn: str, db: psycopg.Connection[Any], store: Store, name: str
@@ -269,11 +276,7 @@ def test_a_statement_that_had_to_wait_for_the_row_does_its_work(
         other.execute("update pgscheduler_jobs set heartbeat_at = now() where id = %s", [job])
         worker = threading.Thread(target=connection.execute, args=(store.sql[name], parameters))
         worker.start()
-        blocked = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        eventually(
-            lambda: db.execute(blocked).fetchone() == (1,), describe="the statement to wait for the row"
-        )
-        other.commit()
+        commit_once_waited_for(db, other)
         worker.join(10)
     assert left(db) == ([("running", None, True)], 0)
 
@@ -333,11 +336,7 @@ def test_plain_completions_wait_for_a_row_and_not_for_long(
             target=lambda: answers.append(connection.execute(patient, parameters).fetchone())
         )
         worker.start()
-        blocked = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        eventually(
-            lambda: db.execute(blocked).fetchone() == (1,), describe="the statement to wait for the row"
-        )
-        other.commit()
+        commit_once_waited_for(db, other)
         worker.join(10)
     assert answers == [(1, None)]
     assert left(db) == ([], 1)
