@@ -43,11 +43,13 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: On a direct connection the planner is told what we know: every statement here walks an index. A generic plan
-#: made while the tables were empty would else scan them whole when they are not.
+#: On a direct connection the planner is told what we know: every statement here walks an index, in its order. A plan
+#: made while the tables were empty would else read them whole when they are not; and a bitmap collects and sorts all
+#: that is due before the first job is claimed.
 _SESSION = """
 select set_config('timezone', 'UTC', false), set_config('enable_seqscan', 'off', false),
-       set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false),
+       set_config('enable_bitmapscan', 'off', false), set_config('enable_hashjoin', 'off', false),
+       set_config('enable_mergejoin', 'off', false),
        set_config('jit', 'off', false), set_config('search_path', 'pg_catalog', false),
        set_config('lock_timeout', '5s', false)
 where pg_backend_pid() = %s
