@@ -58,13 +58,18 @@ class Declaring(Storing):
         return Apply(self.store.sql, self.names, definitions, self._declared, retire)
 
     def _declared(self, name: str, config: JobConfig, now: datetime) -> dict[str, Any]:
-        """A job's columns. There may be many jobs, so an error says whose parameters they are."""
+        """A job's columns. There may be many jobs, so an error says whose field it is."""
         try:
             self.check_fit(name, config.key or name, config.parameters)
-        except InvalidValueError as error:
-            rule = f"of job {show(config.key or name)} {error.rule}"
+            return self._values(name, config, now)
+        except (InvalidValueError, InvalidTypeError) as error:
+            rule = f"{whose(config.key or name)} {error.rule}"
             raise type(error)(error.field, error.value, rule) from None
-        return self._values(name, config, now)
+
+
+def whose(key: str) -> str:
+    """How an error about a field of one declared job begins to say its rule."""
+    return f"of job {show(key)}"
 
 
 def _identifiers(field: str, given: Collection[int]) -> Iterable[int]:

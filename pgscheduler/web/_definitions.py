@@ -27,11 +27,11 @@ from starlette.concurrency import run_in_threadpool
 
 from pgscheduler import errors as e
 from pgscheduler._declared import MARK, Action, Definitions, Plan
+from pgscheduler.client._declaring import whose
 from pgscheduler.definitions import DefinitionError, schema
 from pgscheduler.definitions._document import definitions_in
 from pgscheduler.definitions._yaml import MAX_DEPTH, MAX_VALUES, Node
 from pgscheduler.jobs._secrets import shown, shown_change
-from pgscheduler.scheduler import Scheduler
 
 from ._audit import note
 from ._common import NoQuery, Open, router
@@ -232,7 +232,7 @@ def plan(
     wanted = _definitions(body)
     if caller_of(request).scope != "write":
         _refuse_guesses(wanted)
-    with _told_where(scheduler, wanted):
+    with _told_where(wanted):
         return PlanAnswer.of(scheduler.plan(wanted))
 
 
@@ -253,7 +253,7 @@ async def apply(
     retire = body.retire if isinstance(body.retire, bool) else {one for one in body.retire if one <= MAX_ID}
 
     def once() -> Plan:
-        with _told_where(scheduler, wanted):
+        with _told_where(wanted):
             return scheduler.apply(wanted, retire=retire, wait=0)
 
     with Patience(request.app.state.waiting, request, body.wait_seconds) as patience:
@@ -337,25 +337,12 @@ def _definitions(body: DeclaredJobs) -> Definitions:
 
 
 @contextmanager
-def _told_where(scheduler: Scheduler, wanted: Definitions) -> Iterator[None]:
-    """What the verb says of some job's parameters, with the place of that job."""
+def _told_where(wanted: Definitions) -> Iterator[None]:
+    """What the verb says of a field of some job, with the place of that job."""
     try:
         yield
     except (e.InvalidValueError, e.InvalidTypeError) as error:
-        if error.field != "parameters":
-            raise
         for number, one in enumerate(wanted.jobs):
-            if error.rule.startswith(f"of job {e.show(one.key)} ") or _refused(
-                scheduler, one.config.parameters
-            ):
-                field = f"jobs.{number}.parameters"
-                raise type(error)(field, error.value, error.rule) from None
+            if error.rule.startswith(f"{whose(one.key)} "):
+                raise type(error)(f"jobs.{number}.{error.field}", error.value, error.rule) from None
         raise
-
-
-def _refused(scheduler: Scheduler, parameters: Any) -> bool:
-    try:
-        scheduler._client.check_parameters(parameters, None)
-    except (e.InvalidValueError, e.InvalidTypeError):
-        return True
-    return False
