@@ -35,7 +35,7 @@ class Services:
     log: Any
     #: Something was noted: write it soon.
     noted: Callable[[RunContext], None]
-    #: Opens the transaction of P16.
+    #: Opens `ctx.transaction()`.
     transaction: Callable[[RunContext, Any], RunTransaction]
     #: Checks ownership on a caller's connection.
     assert_owner: Callable[[RunContext, Any], None]
@@ -115,7 +115,8 @@ class RunContext:
 
     @property
     def run_id(self) -> str:
-        """Identifies this attempt for ever; an idempotency key for effects elsewhere."""
+        """Identifies this attempt; another attempt at the same occurrence has another. An idempotency key for effects
+        elsewhere is `(job_id, scheduled_at)`, which all attempts at one occurrence share."""
         return f"{self._claim.id}-{self._claim.token:016x}"
 
     @property

@@ -49,11 +49,11 @@ class SchedulerConfig:
 
     #: A libpq URL, keyword string, `service=…` or several hosts. Never shown in a log or a repr.
     dsn: str | None = field(default=None, repr=False)
-    #: Your own `psycopg_pool.ConnectionPool`, used for short statements; jobs' transactions draw from it too.
-    #: The dispatcher, the recorder, the heartbeat and the listener still open a connection each, by the pool's conninfo
-    #: and what its kwargs say of the connection; where either is a function, it is called for each.
+    #: Your own `psycopg_pool.ConnectionPool`, used for short statements. The dispatcher, the recorder, the heartbeat, the
+    #: listener, the notifier and each open `ctx.transaction()` still have a connection each, by the pool's conninfo and
+    #: what its kwargs say of the connection; where either is a function, it is called for each.
     pool: ConnectionPool[Any] | None = field(default=None, repr=False)
-    #: Connections for user code and short statements, when `dsn` is given; opened as needed.
+    #: Connections for short statements, when `dsn` is given; opened as needed.
     pool_size: int = 4
     #: Runs of all kinds at the same time on this node, a hard limit.
     max_concurrent_jobs: int = 10

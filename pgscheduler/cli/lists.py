@@ -78,7 +78,7 @@ def runs(
     offset: int,
     **filters: Any,
 ) -> None:
-    """List the history, of one JOB or of all, newest first. `history` is the same."""
+    """List the history, of one JOB or of all, newest first. `runs` and `history` are the same."""
     after = None if since is None else parse_time("--since", since, zone("UTC"))
     before = None if until is None else parse_time("--until", until, zone("UTC"))
     with client(where) as scheduler:

@@ -59,20 +59,20 @@ _OPTIONS = (
     click.option(
         "--config",
         metavar="FILE",
-        help="Recurring jobs as YAML: created and changed as `apply` does, but none is retired.",
+        help="Recurring jobs as YAML: created and changed as `apply` does (a worker only checks them), but none is retired.",
     ),
     click.option("--source", help="Whose jobs --config holds. [default: as the file says, else its name]"),
     click.option(
         "--allow-shell",
         is_flag=True,
         envvar="PGSCHEDULER_ALLOW_SHELL",
-        help="Run shell_job, and so the commands of --config: whoever may write a job may then run anything here.",
+        help="Where jobs run: run shell_job, and so the commands of --config: whoever may write a job may then run anything here.",
     ),
     click.option(
         "--allow-http",
         is_flag=True,
         envvar="PGSCHEDULER_ALLOW_HTTP",
-        help="Run http_job: requests to public addresses.",
+        help="Where jobs run: run http_job, requests to public addresses.",
     ),
     click.option(
         "--http-allow",
@@ -87,7 +87,7 @@ _OPTIONS = (
         "--max-concurrency",
         "max_concurrent_jobs",
         type=int,
-        help="Runs at the same time on each node. [env: PGSCHEDULER_MAX_CONCURRENT_JOBS or WORKER_COUNT; default: 10]",
+        help="Where jobs run: so many at once on each node. [env: PGSCHEDULER_MAX_CONCURRENT_JOBS or WORKER_COUNT; default: 10]",
     ),
     click.option(
         "--processes",

@@ -102,7 +102,7 @@ def machine(server: Server) -> dict[str, Any]:
         "processor": model,
         "cores": cores,
         "memory_gib": memory,
-        "system": platform.platform(),
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "python": platform.python_version(),
         "postgresql": server.version,
         "settings": dict(server.settings),

@@ -1,4 +1,4 @@
-"""go-pg-scheduler, the Go library whose shape pgscheduler follows: it cannot be had, so there is no program for it."""
+"""go-pg-scheduler, the Go library whose shape pgscheduler follows: it could not be had, so there is no program for it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from tests.benchmarks.contestant import Contestant, Setting, Unavailable
 
 def install(home: Path) -> list[str]:
     raise Unavailable(
-        "the Go module proxy refuses github.com/tzahifadida/go-pg-scheduler"
-        " (403 Forbidden: This module version is not available)"
+        "github.com/tzahifadida/go-pg-scheduler could not be downloaded, so no program was written"
     )
 
 
