@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["clean_json", "clean_text", "dump_json", "load_json", "read_json"]
+__all__ = ["clean_json", "clean_text", "dump_json", "load_json", "printable", "read_json"]
 
 MAX_DEPTH = 100  # levels; jsonb's own limit is stack-dependent (about 6,000)
 MAX_TEXT = 8192  # characters of an error, a reason or a log line that are kept
@@ -135,6 +135,13 @@ def _explain_text(field: str, text: str, path: str) -> None:
         raise InvalidValueError(
             field, path, "must not hold a lone surrogate (it is not unicode text)"
         ) from None
+
+
+def printable(text: str) -> str:
+    """Text that cannot move a terminal's cursor, or turn round its line: what is not printable is escaped, line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def clean_text(value: object, limit: int = MAX_TEXT) -> str:

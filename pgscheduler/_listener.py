@@ -28,14 +28,19 @@ BUSY = 4  # intervals between hints of a process that stores jobs faster than on
 #: A look at callers' transactions, and the hint that follows, is followed by so many times that without one.
 SHARE = 30
 WATCH_LIMIT = 1.0  # seconds between looks at callers' open transactions, at most
+#: Anybody in the database may notify, and each hint that is heard costs a claim. So many may follow each other at once;
+#: then it is one per interval, as from a process of ours.
+BURST = 20
 
 
 class Listener:
     """The step of the listener loop. Holds one connection that LISTENs, and sleeps on its socket."""
 
-    def __init__(self, store: Store, on_hint: Callable[[str], None], log: Any) -> None:
+    def __init__(self, store: Store, on_hint: Callable[[str], None], log: Any, interval: float = 0.0) -> None:
         self._store = store
         self._on_hint = on_hint
+        self._interval = interval  # seconds between hints that are passed on, in the long run
+        self._owed_until = 0.0  # as if each hint took an interval; BURST of them may be owed
         self._log = log
         self._connection: psycopg.Connection[Any] | None = None
         self._probed_at: float | None = None
@@ -51,12 +56,15 @@ class Listener:
             if connection is None:
                 self._connect()
                 return 0.0  # a success on record: the sleep that follows may be long
-            if self._sleep(connection):
+            rest = self._owed_until - BURST * self._interval - monotonic()
+            if rest > 0:
+                self._rest(rest)  # what arrives meanwhile becomes one hint
+            elif self._sleep(connection):
                 self._hear(connection)
             elif self._probed_at is not None and monotonic() - self._probed_at > PROBE_PATIENCE:
                 self._probed_at, self.hears = None, False
                 self._log.warning(
-                    "notifications do not arrive (a pooler in transaction mode?); polling instead"
+                    "notifications do not arrive: LISTEN through a pooler such as PgBouncer? polling instead; see listen_dsn"
                 )
         except BaseException:
             self.close_connection()
@@ -110,6 +118,12 @@ class Listener:
         poll.register(self._wake_read, select.POLLIN)
         return any(ready == connection.fileno() for ready, _ in poll.poll(patience))
 
+    def _rest(self, seconds: float) -> None:
+        """Hear nothing for a moment, unless somebody interrupts."""
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        poll.poll(seconds * 1000)
+
     def _hear(self, connection: psycopg.Connection[Any]) -> None:
         raw = connection.pgconn
         raw.consume_input()
@@ -118,8 +132,11 @@ class Listener:
             hints.add(notice.extra.decode("utf-8", "replace"))
         if "probe" in hints:
             self._probed_at, self.hears = None, True
-        for hint in hints & {"due", "cancel"}:
+        known = hints & {"due", "cancel"}
+        for hint in known:
             self._on_hint(hint)
+        if known:
+            self._owed_until = max(self._owed_until, monotonic()) + self._interval
 
 
 class Notifier:

@@ -160,7 +160,8 @@ class Node:
         self.recorder.on_free = self.loops["dispatcher"].wake
         self.recorder.wake_with(self.loops["recorder"].wake)
         if config.listen:
-            self.listener = Listener(self._store, self.hint, self._log)
+            debounce = config.notification_debounce_interval.total_seconds()
+            self.listener = Listener(self._store, self.hint, self._log, debounce)
             self.loops["listener"] = loop(
                 f"{self._name}-listener", self.listener.step, on_exit=self.listener.close
             )

@@ -14,7 +14,7 @@ from typing import Any
 from . import states
 from ._context import RunContext, Services
 from ._decide import UNKNOWN_SCHEDULE_DELAY, Plan, Verdict, decide, error_text, prepare, unfit
-from ._json import clean_text, load_json
+from ._json import clean_text, load_json, printable
 from ._marks import marked, mask, masked, texts_of
 from ._registry import Registered, Registry, validate_parameters
 from .clock import monotonic
@@ -178,7 +178,7 @@ class Runner:
             attempt=claim.attempt,
             outcome=str(outcome.outcome),
             retry_in=outcome.delay,
-            error=(outcome.error or outcome.reason or "").strip().rpartition("\n")[2][:500],
+            error=printable((outcome.error or outcome.reason or "").strip().rpartition("\n")[2][:500]),
         )
 
 

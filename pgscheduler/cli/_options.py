@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ import structlog
 from click.core import ParameterSource
 
 from pgscheduler import definitions
+from pgscheduler._json import printable
 from pgscheduler._settings import DEFAULT_FILE, FILE_VARIABLE, locate
 from pgscheduler.client import JobRef
 from pgscheduler.config import SchedulerConfig
@@ -155,18 +156,27 @@ def confirm(question: str, refusal: str) -> None:
 
 def log_settings(level: str, as_json: bool = False) -> dict[str, Any]:
     """How structlog shall write: to stderr, so that stdout belongs to the answer."""
-    renderer: Any = structlog.processors.JSONRenderer()
+    renderer: list[Any] = [structlog.processors.JSONRenderer()]
     if not as_json:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        renderer = [_printable, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     return {
         "processors": [
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.format_exc_info,
-            renderer,
+            *renderer,
         ],
         "wrapper_class": structlog.make_filtering_bound_logger(level),
     }
+
+
+def _printable(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What a job says, an error or a name from anywhere, stays on its line and leaves the terminal alone."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            value = printable(value)
+            event[name] = value if name in ("exception", "stack") else value.replace("\n", "\\n")
+    return event
 
 
 def configure_log(as_json: bool) -> None:

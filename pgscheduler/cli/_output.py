@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pgscheduler._json import printable
 from pgscheduler.jobs._secrets import shown
 from pgscheduler.records import JobRecord, LogLine, NodeRecord, RunRecord
 
@@ -53,13 +54,6 @@ _FOLDED = ("name", "key", "schedule", "last error", "why", "jobs that it knows",
 def one_line(text: object) -> str:
     """Text from anywhere, harmless to a terminal: on one line, control characters escaped."""
     return " ".join(printable(str(text)).split())
-
-
-def printable(text: str) -> str:
-    """The same, keeping line ends: a stored error text must not be able to move the cursor."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 class _Console(Console):

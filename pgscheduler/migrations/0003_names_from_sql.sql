@@ -1,5 +1,10 @@
 -- Jobs from SQL: names and keys as the Python API stores them, and a word about times that are too far away.
 
+-- The clock that decides, whatever a search path puts before pg_catalog.
+create or replace function {now}() returns timestamptz
+    language plpgsql stable parallel safe
+    as $$ begin return pg_catalog.clock_timestamp(); end $$;
+
 -- Enqueue a one-time job from SQL. It is part of the caller's transaction: commit stores it, rollback forgets it.
 -- Policies (retries, timeout and so on) are those of the class that is registered under the name.
 create or replace function {enqueue}(
@@ -11,6 +16,7 @@ create or replace function {enqueue}(
     notify     boolean default true  -- false: no wake-up; the nodes find it at their next look
 ) returns bigint
     language plpgsql
+    set search_path = pg_catalog, pg_temp
     as $$
 #variable_conflict use_column
 declare

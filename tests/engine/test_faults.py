@@ -606,6 +606,19 @@ def test_a_failed_attempt_is_logged(dsn: str, scheduler_on: Any) -> None:
     ]
 
 
+def test_a_logged_error_leaves_the_terminal_alone(dsn: str, scheduler_on: Any) -> None:
+    """What a job raises cannot clear the screen of whoever reads the log, or turn round its line."""
+
+    def fail(ctx: Any) -> None:
+        raise ValueError("first\n\x1b[2J\u202egone")
+
+    scheduler = scheduler_on(dsn)
+    scheduler.schedule(Call(JobConfig.one_time("work"), fail))
+    assert scheduler.run_pending().failed == 1
+    (told,) = [facts["error"] for _, event, facts in scheduler.log.lines if event == "run failed"]
+    assert told == r"\x1b[2J\u202egone"
+
+
 def test_an_outcome_waits_until_the_disk_has_room(dsn: str, db: Any, scheduler_on: Any) -> None:
     """What a full disk refuses is written when there is room again, and the job is held until then."""
     refuse(db, "53100")

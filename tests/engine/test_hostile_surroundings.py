@@ -71,25 +71,34 @@ def test_injections_are_only_text(
     assert execute(dsn, tables) == before
 
 
-def test_what_comes_first_on_the_search_path_changes_nothing(direct_dsn: str, scheduler_on: Any) -> None:
+@pytest.mark.parametrize("path", ["trap,public", "trap,pg_catalog,public"])
+def test_what_comes_first_on_the_search_path_changes_nothing(
+    direct_dsn: str, scheduler_on: Any, path: str
+) -> None:
     """Tables and functions of the same names, in a schema that is searched before ours, are not taken for ours."""
     trap = (
         "create schema trap; create table trap.pgscheduler_jobs (id int); create view trap.pgscheduler_runs as select 1;"
         " create function trap.pgscheduler_now() returns timestamptz language sql as $$ select timestamptz '1999-01-01' $$;"
         " create function trap.now() returns timestamptz language sql as $$ select timestamptz '1999-01-01' $$;"
+        " create function trap.clock_timestamp() returns timestamptz language sql as $$ select timestamptz '1999-01-01' $$;"
         " create function trap.pgscheduler_enqueue(text) returns bigint language sql as $$ select 7::bigint $$"
     )
     with psycopg.connect(direct_dsn, autocommit=True) as connection:
         connection.execute(trap)
     node = scheduler_on(
-        make_conninfo(direct_dsn, options="-c search_path=trap,public"),
+        make_conninfo(direct_dsn, options=f"-c search_path={path}"),
         register=(Call(JobConfig(name="job")),),
     )
     node.start()
     record = node.enqueue("job", key="k")
     assert node.wait(record, 20).state is JobState.COMPLETED
     (run,) = node.runs(record.id)
-    assert run.finished_at.year > 2000
+    assert min(record.created_at, record.run_at, run.started_at, run.finished_at).year > 2000
+    with psycopg.connect(make_conninfo(direct_dsn, options=f"-c search_path={path}")) as connection:
+        stored = connection.execute("select public.pgscheduler_enqueue('job')").fetchone()
+    assert stored is not None
+    done = node.wait(stored[0], 20)
+    assert done.scheduled_at.year > 2000
     assert execute(direct_dsn, "select count(*) from trap.pgscheduler_jobs") == [(0,)]
     assert node.stats()["states"] == {}
 
@@ -108,9 +117,13 @@ def test_noise_on_the_channel_is_only_noise(direct_dsn: str, db: Any, scheduler_
     assert node.wait(node.enqueue("job"), 20).state is JobState.COMPLETED
     assert node.node_stats()["cycles"] - before < 50
     db.execute("select pg_notify(%s, repeat('x', 7000) || n) from generate_series(1, 1000) n", [channel])
-    for _ in range(300):
+    before, began = node.node_stats()["cycles"], time.monotonic()
+    for _ in range(3000):  # each a transaction of its own, several in a millisecond
         db.execute("select pg_notify(%s, 'due')", [channel])
     assert node.wait(node.enqueue("job"), 20).state is JobState.COMPLETED
+    interval = node.config.notification_debounce_interval.total_seconds()
+    most = (time.monotonic() - began) / interval + _listener.BURST
+    assert node.node_stats()["cycles"] - before < most + 20
     assert {name for name, loop in node.node_stats()["loops"].items() if loop["failures"]} == set()
 
 

@@ -156,6 +156,30 @@ def test_a_node_that_returns_from_a_pause_changes_nothing(
     assert records(db)[1] == 0
 
 
+@pytest.mark.slow
+def test_a_node_that_returns_is_told_within_one_heartbeat(
+    dsn: str, db: Connection, nodes: Callable[..., NodeProcess]
+) -> None:
+    """However long it stood still: the interval is long enough here for the promise itself to be the bound."""
+    beat, timeout = 5.0, 15.0
+    create_ledger(dsn)
+    with Scheduler(quiet_config(dsn)) as client:
+        paused = start_node(nodes, dsn, names=["stubborn"], beat=beat, timeout=timeout)
+        job = client.enqueue("stubborn", {"end": "silent"}, retries=5)
+        paused.wait_for("started", job=job.id)
+        paused.pause()
+        other = start_node(nodes, dsn, names=["stubborn"], beat=beat, timeout=timeout)
+        other.wait_for("started", timeout=60, job=job.id)
+        returned = time.time()
+        paused.resume()
+        told = paused.wait_for("told", job=job.id)
+        other.send({"do": "go"})
+        client.wait(job, 30)
+
+    assert told["reason"] == "lost"
+    assert told["time"] - returned < beat
+
+
 # --- a claim that is stolen under a run ---------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ import structlog
 
 from pgscheduler import cli
 from pgscheduler.cli import main, one_line, printable
+from pgscheduler.cli._options import log_settings
 from pgscheduler.cli._serve import port_of
 from tests.support import ROOT
 
@@ -311,3 +313,32 @@ def test_the_script_for_a_dba_needs_no_database(capsys: pytest.CaptureFixture[st
 
     assert main(["migrate", "--print", "--table-prefix", "shop_", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sql"].strip() == text.strip()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    "text", ['x\n{"level":"error"}', "x\x1b[2J", "x\x1b[2J y", "a\u202eb", "a\u2028b", "a\rb"]
+)
+def test_a_log_line_stays_on_its_line(text: str, as_json: bool) -> None:
+    """Whatever a value holds: one printable line, in which it can be recognised."""
+    written = io.StringIO()
+    log = structlog.wrap_logger(structlog.WriteLogger(written), **log_settings("info", as_json))
+    log.error("run failed", job="a", error=text)
+    line = written.getvalue()
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    assert "level" in line or text[0] in line
+
+
+def test_a_traceback_in_the_log_has_its_lines() -> None:
+    """For a terminal a traceback has one line for each of its own, and nothing that the terminal obeys."""
+    written = io.StringIO()
+    log = structlog.wrap_logger(structlog.WriteLogger(written), **log_settings("info"))
+    try:
+        raise ValueError("clear \x1b[2J")
+    except ValueError as error:
+        log.error("loop failed", exc_info=error)
+    lines = written.getvalue().splitlines()
+    assert len(lines) > 3
+    assert all(line.isprintable() for line in lines)
+    assert lines[-1].endswith(r"ValueError: clear \x1b[2J")
