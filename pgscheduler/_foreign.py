@@ -5,7 +5,8 @@ The job becomes part of the caller's transaction. Nothing here commits, and noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -14,9 +15,12 @@ from psycopg.rows import dict_row
 
 from .errors import InvalidTypeError, SchedulerStateError
 
-__all__ = ["execute", "execute_async", "is_async"]
+__all__ = ["execute", "execute_async", "is_async", "require_usable"]
 
 Row = Mapping[str, Any]
+
+CLOSED = "connection is closed"
+FAILED = "connection is in a failed transaction: roll it back first"
 
 
 def is_async(connection: Any) -> bool:
@@ -29,14 +33,16 @@ def is_async(connection: Any) -> bool:
 
 def execute(connection: Any, statement: str, parameters: Mapping[str, Any]) -> Row | None:
     """The first row of `statement`, as a mapping."""
+    if _is_session(connection):
+        with _words_of_sessions():
+            connection = connection.connection()
+    require_usable(connection)
     if isinstance(connection, psycopg.Connection):
-        _usable(connection)
         with connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(statement, parameters).fetchone()
-    connection = _sqlalchemy_connection(connection)
     if hasattr(connection, "exec_driver_sql"):
         return connection.exec_driver_sql(statement, dict(parameters)).mappings().first()  # type: ignore[no-any-return]
-    if hasattr(connection, "cursor") and getattr(connection, "vendor", None) == "postgresql":  # Django
+    if _is_djangos(connection):
         with connection.cursor() as cursor:
             cursor.execute(statement, dict(parameters))
             row = cursor.fetchone()
@@ -50,29 +56,78 @@ def execute(connection: Any, statement: str, parameters: Mapping[str, Any]) -> R
 
 async def execute_async(connection: Any, statement: str, parameters: Mapping[str, Any]) -> Row | None:
     """The same, awaited."""
+    if type(connection).__name__ == "AsyncSession":
+        with _words_of_sessions():
+            connection = await connection.connection()
+    require_usable(connection)
     if isinstance(connection, psycopg.AsyncConnection):
-        _usable(connection)
         async with connection.cursor(row_factory=dict_row) as cursor:
             return await (await cursor.execute(statement, parameters)).fetchone()
-    if type(connection).__name__ == "AsyncSession":
-        connection = await connection.connection()
     result = await connection.exec_driver_sql(statement, dict(parameters))
     return result.mappings().first()  # type: ignore[no-any-return]
 
 
-def _usable(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+def require_usable(connection: Any) -> None:
+    """Raise SchedulerStateError if a statement cannot be sent: the connection is closed, or its transaction has failed.
+
+    Asked beforehand, because each library has its own error for it, and says it in its own words.
+    """
+    driver = connection
+    if hasattr(connection, "exec_driver_sql"):
+        driver = _under_sqlalchemy(connection)
+    elif _is_djangos(connection):
+        driver = _under_django(connection)
+    if getattr(driver, "closed", False):
+        raise SchedulerStateError(CLOSED)
+    if getattr(getattr(driver, "info", None), "transaction_status", None) == TransactionStatus.INERROR:
+        raise SchedulerStateError(FAILED)
+
+
+def _under_sqlalchemy(connection: Any) -> Any:
+    """The driver's connection; None if it is to be made anew."""
     if connection.closed:
-        raise SchedulerStateError("connection is closed")
-    if connection.info.transaction_status == TransactionStatus.INERROR:
-        raise SchedulerStateError("connection is in a failed transaction: roll it back first")
+        raise SchedulerStateError(CLOSED)
+    nested = connection.get_nested_transaction()
+    transactions = [each for each in (connection.get_transaction(), nested) if each is not None]
+    if not all(each.is_active for each in transactions) or (transactions and connection.invalidated):
+        raise SchedulerStateError(FAILED)
+    if connection.invalidated:
+        return None
+    return getattr(connection, "sync_connection", connection).connection.driver_connection
 
 
-def _sqlalchemy_connection(connection: Any) -> Any:
-    """A Session's or scoped_session's Connection; anything else as it is."""
-    if (
+def _under_django(connection: Any) -> Any:
+    """The same of Django's."""
+    if connection.connection is None and connection.in_atomic_block:
+        raise SchedulerStateError(CLOSED)
+    if connection.needs_rollback:
+        raise SchedulerStateError(FAILED)
+    connection.close_if_health_check_failed()  # as its cursor will do first
+    return connection.connection
+
+
+def _is_djangos(connection: Any) -> bool:
+    return hasattr(connection, "cursor") and getattr(connection, "vendor", None) == "postgresql"
+
+
+def _is_session(connection: Any) -> bool:
+    """SQLAlchemy's Session or scoped_session?"""
+    return (
         not hasattr(connection, "exec_driver_sql")
         and callable(getattr(connection, "connection", None))
         and hasattr(connection, "execute")
-    ):
-        return connection.connection()
-    return connection
+    )
+
+
+@contextlib.contextmanager
+def _words_of_sessions() -> Iterator[None]:
+    """Our words for why a Session gives no connection: a flush has failed, or it, or what it is bound to, is closed."""
+    try:
+        yield
+    except Exception as error:
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if "PendingRollbackError" in kinds:
+            raise SchedulerStateError(FAILED) from error
+        if "InvalidRequestError" in kinds and "closed" in str(error):
+            raise SchedulerStateError(CLOSED) from error
+        raise

@@ -132,8 +132,9 @@ class Processes:
         """Run the hooks in a child and wait; kill it when it is told to stop and does not."""
         try:
             order = pickle.dumps(_Order.of(plan, context))
-        except Exception as error:  # noqa: BLE001 - whatever a user's object raises when pickled
-            return Verdict(error=TypeError(f"a process job must be importable and picklable: {error}"))
+        except BaseException as error:  # noqa: BLE001 - whatever a user's object raises when copied or pickled, SystemExit too
+            said = f"{type(error).__name__}: {error}"
+            return Verdict(error=TypeError(f"a process job must be importable and picklable: {said}"))
         child = self._take()
         child.attend(context)
         context._on_stop = functools.partial(child.stop, context)

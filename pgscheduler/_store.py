@@ -16,8 +16,11 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import psycopg
 from psycopg import Connection, pq
+from psycopg.abc import Buffer
+from psycopg.adapt import Transformer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, TupleRow, dict_row, tuple_row
+from psycopg.types.datetime import TimestamptzLoader
 from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
@@ -98,8 +101,44 @@ def tuples(connection: Connection[Any]) -> psycopg.Cursor[TupleRow]:
 
 
 def dicts(connection: Connection[Any]) -> psycopg.Cursor[DictRow]:
-    """The same with dictionaries."""
-    return psycopg.Cursor(connection, row_factory=dict_row)
+    """The same with dictionaries, to be read once: the first row, or all. Times that Python cannot hold are clamped."""
+    return _Dicts(connection, row_factory=dict_row)
+
+
+class _Clamped(TimestamptzLoader):
+    """A time, as near as Python's datetime comes to it: `infinity` and the year 300000 are its last moment."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            text = bytes(data)
+            past = text.startswith(b"-") or text.endswith(b"BC")
+            return datetime.min.replace(tzinfo=UTC) if past else datetime.max.replace(tzinfo=UTC)
+
+
+class _Dicts(psycopg.Cursor[DictRow]):
+    """Psycopg's own loader of times is the fastest; what it refuses is read once more from the same answer."""
+
+    def fetchall(self) -> list[DictRow]:
+        try:
+            return super().fetchall()
+        except psycopg.DataError:
+            return self._again()
+
+    def fetchone(self) -> DictRow | None:
+        try:
+            return super().fetchone()
+        except psycopg.DataError:
+            return self._again()[0]
+
+    def _again(self) -> list[DictRow]:
+        result = self.pgresult
+        assert result is not None  # it was read before
+        self.adapters.register_loader("timestamptz", _Clamped)
+        loader = Transformer(self)
+        loader.set_pgresult(result)
+        return loader.load_rows(0, result.ntuples, self.row_factory(self))
 
 
 class Store:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ._json import read_json
 from ._marks import hidden, marked
+from .errors import show
 from .states import JobState, Outcome
 
 __all__ = ["JobRecord", "LogLine", "NodeRecord", "RunRecord", "Template", "run_id", "run_of"]
@@ -44,8 +45,28 @@ def run_of(id_: str) -> tuple[int, int | None, datetime | None]:
     return found[0], found[1], None
 
 
+def _at(value: datetime) -> datetime:
+    """In UTC. The last hours of another zone's year 9999 are in its year 10000: of that, the last moment before."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        return _FIRST if value.year == 1 else datetime.max.replace(tzinfo=UTC)
+
+
 def _utc(value: datetime | None) -> datetime | None:
-    return None if value is None else value.astimezone(UTC)
+    return None if value is None else _at(value)
+
+
+def _outcome(row: Mapping[str, Any]) -> tuple[Outcome, str | None]:
+    """A run's outcome and reason. One word that is no outcome must not hide the other runs.
+
+    Whatever else it means, it does not mean completed: it is shown as a failure, and the reason says the word.
+    """
+    try:
+        return Outcome(row["outcome"]), row["reason"]
+    except ValueError:
+        said = f"unknown outcome {show(row['outcome'])}"
+        return Outcome.FAILED, said if row["reason"] is None else f"{said}: {row['reason']}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,8 @@ class JobRecord:
     @property
     def template(self) -> str | None:
         """The code of the template that it was made from."""
-        found = ((self.options or {}).get("metadata") or {}).get(TEMPLATE)
+        metadata = (self.options or {}).get("metadata")
+        found = metadata.get(TEMPLATE) if isinstance(metadata, dict) else None
         return found if isinstance(found, str) else None
 
     @property
@@ -103,7 +125,8 @@ class JobRecord:
     @property
     def retries_left(self) -> int:
         """Retries that are still left for this occurrence, by the stored policies."""
-        return max(int((self.options or {}).get("retries", 0)) - self.failures, 0)
+        retries = (self.options or {}).get("retries", 0)
+        return max(retries - self.failures, 0) if isinstance(retries, int) else 0
 
     def _called(self) -> str:
         """What error texts call it."""
@@ -122,8 +145,8 @@ class JobRecord:
             key=None,
             state=JobState.PENDING,
             priority=given["priority"],
-            run_at=row["run_at"].astimezone(UTC),
-            scheduled_at=row["scheduled_at"].astimezone(UTC),
+            run_at=_at(row["run_at"]),
+            scheduled_at=_at(row["scheduled_at"]),
             created_at=_utc(row["created_at"]),
             parameters=_given(given["parameters"]),
             schedule=None,
@@ -139,11 +162,11 @@ class JobRecord:
             key=row["key"],
             state=JobState(row["state"]),
             priority=row["priority"],
-            run_at=row["run_at"].astimezone(UTC),
-            scheduled_at=row["scheduled_at"].astimezone(UTC),
+            run_at=_at(row["run_at"]),
+            scheduled_at=_at(row["scheduled_at"]),
             created_at=_utc(row["created_at"]),
             parameters={} if row["parameters"] is None else hidden(row["parameters"]),
-            schedule=_loads(row["schedule"]),
+            schedule=_schedule(row["schedule"]),
             options=_loads(row["options"]),
             failures=row["failures"],
             stalls=row["stalls"],
@@ -180,7 +203,7 @@ class JobRecord:
             scheduled_at=run.scheduled_at,
             created_at=None,
             parameters=run.parameters,
-            schedule=_loads(row["schedule"]),
+            schedule=_schedule(row["schedule"]),
             options=_loads(row["options"]),
             failures=run.attempt if bad else max(run.attempt - 1, 0),
             node_id=run.node_id,
@@ -239,21 +262,22 @@ class RunRecord:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> RunRecord:
         token = row["token"]
+        outcome, reason = _outcome(row)
         return cls(
             id=run_id(row["job_id"], token, row["scheduled_at"]),
             job_id=row["job_id"],
             name=row["name"],
             key=row["key"],
-            outcome=Outcome(row["outcome"]),
+            outcome=outcome,
             attempt=row["attempt"],
-            scheduled_at=row["scheduled_at"].astimezone(UTC),
+            scheduled_at=_at(row["scheduled_at"]),
             started_at=_utc(row["started_at"]),
-            finished_at=row["finished_at"].astimezone(UTC),
+            finished_at=_at(row["finished_at"]),
             node_id=None if row["node_id"] is None else str(row["node_id"]),
             parameters={} if row["parameters"] is None else hidden(row["parameters"]),
             result=row["result"],
             progress=row["progress"],
-            reason=row["reason"],
+            reason=reason,
             error=row["error"],
             token=token,
             recurring=row["schedule"] is not None,
@@ -300,9 +324,9 @@ class NodeRecord:
             pid=row["pid"],
             version=row["version"],
             slots=row["slots"],
-            names=tuple(row["names"]),
-            started_at=row["started_at"].astimezone(UTC),
-            heartbeat_at=row["heartbeat_at"].astimezone(UTC),
+            names=tuple(name for name in row["names"] if isinstance(name, str)),
+            started_at=_at(row["started_at"]),
+            heartbeat_at=_at(row["heartbeat_at"]),
             stopped_at=_utc(row["stopped_at"]),
             alive=row["alive"],
             running=row["running"],
@@ -349,6 +373,12 @@ def _loads(text: str | None) -> Any:
     """An object that is stored as text; what is none comes as `{"unreadable": …}`, so that the others can be seen."""
     found = None if text is None else read_json(text)
     return found if found is None or isinstance(found, dict) else {"unreadable": text}
+
+
+def _schedule(text: str | None) -> Any:
+    """The same of a schedule, whose cron line is text wherever it is shown."""
+    found = _loads(text)
+    return found if found is None or isinstance(found.get("cron", ""), str) else {"unreadable": text}
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def load_target(target: str) -> Scheduler | list[type[Job] | Job]:
     if callable(found) and not isinstance(found, type | Job | Scheduler):
         try:
             found = found()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise click.ClickException(
                 f"cannot import from module {name!r}: {attribute}() raised {type(error).__name__}: {error}"
             ) from error

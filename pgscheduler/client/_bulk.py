@@ -15,6 +15,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgscheduler import _check as check
+from pgscheduler._foreign import require_usable
 from pgscheduler._json import load_json
 from pgscheduler._registry import instantiate
 from pgscheduler._sql import SHARED_NAMES
@@ -214,6 +215,7 @@ def _lines(now: datetime, rows: Iterator[Plain]) -> Iterator[str]:
 def _require_psycopg(connection: Any, verb: str) -> None:
     if connection is not None and not isinstance(connection, psycopg.Connection):
         raise InvalidTypeError("connection", connection, f"must be a psycopg Connection for {verb}")
+    require_usable(connection)
 
 
 def _json_values(values: Mapping[str, Any]) -> dict[str, Any]:

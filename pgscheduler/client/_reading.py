@@ -125,7 +125,12 @@ class Reading(Core):
         found = run if isinstance(run, RunRecord) else self.get_run(run)
         rows = self.store.rows("run_logs", {"job": found.job_id, "token": found.token})
         return [
-            LogLine(row["at"].astimezone(UTC), row["level"], row["event"], row["fields"] or {})
+            LogLine(
+                row["at"].astimezone(UTC),
+                row["level"],
+                row["event"],
+                row["fields"] if isinstance(row["fields"], dict) else {},
+            )
             for row in rows
         ]
 

@@ -112,13 +112,17 @@ def play(dsn: str, direct_dsn: str, db: psycopg.Connection[tuple[Any, ...]]) -> 
         yield Play(dsn, scheduler, db, direct_dsn)
 
 
+def unprepared(play: Play) -> None:
+    """Before the call there is nothing to do."""
+
+
 @dataclass(frozen=True)
 class Row:
     id: str
     call: Callable[[Play], Any]
     error: type[Exception]
     pattern: str
-    prepare: Callable[[Play], Any] = lambda play: None
+    prepare: Callable[[Play], Any] = unprepared
 
 
 V, T, L, R, C = ValueError, TypeError, LookupError, RuntimeError, ConnectionError
@@ -278,6 +282,8 @@ ROWS = [
     cfg("orphan-too-short", V, r"orphaned_job_timeout.*no_heartbeat_timeout", orphaned_job_timeout=299),
     cfg("shutdown-negative", V, r"shutdown_timeout.*>= 0", shutdown_timeout=-1),
     cfg("remember-0", V, r"failed_and_completed_one_time_job_interval", failed_and_completed_one_time_job_interval=0),
+    cfg("remember-negative", V, r"failed_and_completed_one_time_job_interval.*> 0.*got -1",
+        failed_and_completed_one_time_job_interval=-1),
     cfg("retention-negative", V, r"history_retention", history_retention=timedelta(days=-1)),
     cfg("keep-negative", V, r"history_keep_completed.*non-negative", history_keep_completed=-1),
     cfg("keep-text", T, r"history_keep_failed.*int", history_keep_failed="10"),
@@ -390,6 +396,7 @@ ROWS = [
     cron("empty", "", V, r"cron.*empty"),
     cron("four-fields", "* * * *", V, r"cron.*5 fields.*got 4"),
     cron("seven-fields", "* * * * * * *", V, r"cron.*5 fields.*got 7"),
+    cron("eight-fields", "* * * * * * * *", V, r"cron.*5 fields.*got 8"),
     cron("minute-60", "60 * * * *", V, r"cron.*minute.*60"),
     cron("hour-24", "* 24 * * *", V, r"cron.*hour.*24"),
     cron("step-0", "*/0 * * * *", V, r"cron.*step.*0"),
@@ -464,6 +471,7 @@ ROWS = [
     params("nul", V, r"parameters.*NUL", lambda: {"a": "x\x00"}),
     params("nul-in-key", V, r"parameters.*NUL", lambda: {"x\x00": 1}),
     params("surrogate", V, r"parameters.*surrogate", lambda: {"a": "\ud800"}),
+    params("surrogate-in-key", V, r"parameters.*surrogate", lambda: {"x\ud800": 1}),
     params("number-key", T, r"parameters.*key.*str", lambda: {1: "x"}),
     params("circular", V, r"parameters.*circular", circular),
     params("deep", V, r"parameters.*deep", lambda: deep(100_000)),

@@ -19,6 +19,7 @@ import pytest
 from pgscheduler import Job, JobConfig, JobState, PgSchedulerError, RunContext, Scheduler
 from pgscheduler.cli import main
 from pgscheduler.definitions import DefinitionError, parse
+from tests.engine import test_bad_input as matrix
 from tests.support import eventually
 
 SECRET = "hunter2"
@@ -122,6 +123,7 @@ WRONG = [
     parameters("nul", {"a": "x\x00"}, "(NUL|u0000|Unicode escape)", '{"a": "x\\u0000"}', yaml='{a: "x\\0"}'),
     parameters("nul-in-key", {"x\x00": 1}, "(NUL|u0000|Unicode escape)", '{"x\\u0000": 1}', yaml='{"x\\0": 1}'),
     parameters("surrogate", {"a": "\ud800"}, "(surrogate|type json)", '{"a": "\\ud800"}'),
+    parameters("surrogate-in-key", {"x\ud800": 1}, "(surrogate|type json)", '{"x\\ud800": 1}'),
     parameters("deep", nested(101), "(deep|aliases)", "[" * 101 + "1" + "]" * 101, by_sql=False),
     parameters("large", "x" * 70_000, "size.*limit", json.dumps("x" * 70_000), by_sql=False, yaml="x" * 70_000),
     parameters("integer", 10**5000, "(integer|range)", "1" + "0" * 5000, by_sql=False),
@@ -276,25 +278,34 @@ def test_what_sql_cannot_know_fails_its_run_in_words(
     assert [found.id for found in scheduler.runs(name="plain")] == [run.id]
 
 
-def test_the_matrix_on_a_live_node_leaves_nothing(dsn: str, scheduler_on: Any) -> None:
-    """All of it, against a node at work: as many threads and hardly more memory than before, and the node goes on."""
+def test_the_matrix_on_a_live_node_leaves_nothing(
+    dsn: str, direct_dsn: str, db: psycopg.Connection[Any], scheduler_on: Any
+) -> None:
+    """All of it, against a node at work: nothing is written, as many threads and hardly more memory than before, and the
+    node goes on."""
     import threading
 
-    node = scheduler_on(dsn, start=True, register=(Plain(JobConfig(name="plain")),))
-    node.schedule(Plain(JobConfig.recurring("tick", "0 0 1 1 *")))
+    node = scheduler_on(dsn, start=True, register=(matrix.Plain(JobConfig(name="plain")),))
+    node.schedule(matrix.Plain(JobConfig.recurring("tick", "0 0 1 1 *")))
+    play = matrix.Play(dsn, node, db, direct_dsn)
+    rows = [row for row in matrix.ROWS if row.prepare is matrix.unprepared]
+    assert len(rows) > 200
 
     def walk() -> None:
         for wrong in WRONG:
             if wrong.python is not None:
                 with pytest.raises(PgSchedulerError):
                     wrong.python(node)
+        for row in rows:
+            with pytest.raises(row.error, match=f"(?i){row.pattern}"):
+                row.call(play)
 
     walk()  # what is made at the first use
     node.wait(node.enqueue("plain"), 20)
     node._client.notifier.poke(
         "due"
     )  # its thread is made when a hint has to wait, which is a matter of timing
-    threads, memory = set(threading.enumerate()), _memory()
+    threads, memory, stored = set(threading.enumerate()), _memory(), play.count()
     for _ in range(5):
         walk()
     eventually(
@@ -302,6 +313,7 @@ def test_the_matrix_on_a_live_node_leaves_nothing(dsn: str, scheduler_on: Any) -
         describe=lambda: f"no thread more than before: {set(threading.enumerate()) - threads}",
     )
     assert _memory() - memory < 32 << 20
+    assert play.count() == stored
     assert node.wait(node.enqueue("plain"), 20).state is JobState.COMPLETED
     assert [job.name for job in node.jobs()] == ["tick"]
     assert {name for name, loop in node.node_stats()["loops"].items() if loop["failures"]} == set()

@@ -6,10 +6,10 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 import pytest
@@ -27,6 +27,7 @@ from pgscheduler import (
     JobRunningError,
     JobState,
     SchedulerConfig,
+    SchedulerStateError,
     _foreign,
 )
 from pgscheduler._declared import Definition, Definitions
@@ -373,3 +374,268 @@ def test_what_is_refused_on_an_autocommit_connection_is_never_seen(
             scheduler.enqueue("new", key="k", if_exists="error", connection=connection)
     assert others_see == [0, 0, 0, 0]
     eventually(lambda: [job.name for job in scheduler.jobs()] == ["new"])
+
+
+# --- a connection that cannot be used ---------------------------------------------------------------------
+
+
+class Djangos:
+    """As much of Django's wrapper as is asked: it connects at its first use, and knows that an atomic block has failed."""
+
+    vendor = "postgresql"
+
+    def __init__(self, connect: Callable[[], psycopg.Connection[Any]]) -> None:
+        self.connect = connect
+        self.connection: psycopg.Connection[Any] | None = None
+        self.in_atomic_block = self.needs_rollback = False
+        self.healthy: bool | None = None  # what its health check says, if the settings ask for one
+
+    def close_if_health_check_failed(self) -> None:
+        if self.healthy is False:
+            self.connection = None
+
+    def cursor(self) -> psycopg.Cursor[Any]:
+        self.connection = self.connection or self.connect()
+        return self.connection.cursor()
+
+    def close(self) -> None:
+        """By the library: the next statement connects again, but not in an atomic block."""
+        if self.connection is not None:
+            self.connection.close()
+        self.connection = None
+
+
+class Broken:
+    """Connections of each kind, made useless in each way. What is made is closed at the end."""
+
+    def __init__(self, dsn: str) -> None:
+        self._stack = ExitStack()
+        self._dsn = dsn
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def psycopg(self) -> psycopg.Connection[Any]:
+        connection = psycopg.connect(self._dsn)
+        self._stack.callback(connection.close)
+        return connection
+
+    def engine(self) -> Any:
+        sqlalchemy = pytest.importorskip("sqlalchemy")
+        engine = sqlalchemy.create_engine(
+            "postgresql+psycopg://", creator=lambda: psycopg.connect(self._dsn), poolclass=sqlalchemy.NullPool
+        )
+        self._stack.callback(engine.dispose)
+        return engine
+
+    def alchemy(self) -> Any:
+        connection = self.engine().connect()
+        self._stack.callback(connection.close)
+        return connection
+
+    def session(self, **given: Any) -> Any:
+        from sqlalchemy.orm import Session
+
+        session = Session(self.engine(), **given)
+        self._stack.callback(session.close)
+        return session
+
+    def django(self) -> Djangos:
+        connection = Djangos(self.psycopg)
+        connection.cursor()
+        self._stack.callback(connection.close)
+        return connection
+
+    def psycopg_closed(self) -> Any:
+        connection = self.psycopg()
+        connection.close()
+        return connection
+
+    def psycopg_failed(self) -> Any:
+        connection = self.psycopg()
+        with suppress(psycopg.errors.DivisionByZero):
+            connection.execute("select 1 / 0")
+        return connection
+
+    def psycopg_ended_by_the_server(self) -> Any:
+        connection = self.psycopg()
+        with psycopg.connect(self._dsn, autocommit=True) as other:
+            other.execute("select pg_terminate_backend(%s, 10000)", [connection.info.backend_pid])
+        with suppress(psycopg.OperationalError):
+            connection.execute("select 1")
+        return connection
+
+    def alchemy_closed(self) -> Any:
+        connection = self.alchemy()
+        connection.close()
+        return connection
+
+    def alchemy_closed_below(self) -> Any:
+        connection = self.alchemy()
+        connection.connection.driver_connection.close()
+        return connection
+
+    def alchemy_failed(self) -> Any:
+        connection = self.alchemy()
+        with suppress(Exception):
+            connection.exec_driver_sql("select 1 / 0")
+        return connection
+
+    def alchemy_lost_in_its_transaction(self) -> Any:
+        connection = self.alchemy()
+        connection.begin()
+        connection.connection.driver_connection.close()
+        with suppress(Exception):
+            connection.exec_driver_sql("select 1")
+        return connection
+
+    def session_closed(self) -> Any:
+        session = self.session(close_resets_only=False)
+        session.close()
+        return session
+
+    def session_on_a_closed_connection(self) -> Any:
+        from sqlalchemy.orm import Session
+
+        return Session(self.alchemy_closed())
+
+    def session_failed(self) -> Any:
+        session = self.session()
+        with suppress(Exception):
+            session.connection().exec_driver_sql("select 1 / 0")
+        return session
+
+    def session_whose_flush_failed(self) -> Any:
+        from sqlalchemy import Column, Integer
+        from sqlalchemy.orm import declarative_base
+
+        base: Any = declarative_base()
+        absent = type("Absent", (base,), {"__tablename__": "absent", "id": Column(Integer, primary_key=True)})
+        session = self.session()
+        session.add(absent(id=1))
+        with suppress(Exception):
+            session.flush()
+        return session
+
+    def django_closed_in_its_block(self) -> Any:
+        connection = self.django()
+        connection.in_atomic_block = connection.needs_rollback = True
+        connection.close()
+        return connection
+
+    def django_closed_below(self) -> Any:
+        connection = self.django()
+        assert connection.connection is not None
+        connection.connection.close()
+        return connection
+
+    def django_failed(self) -> Any:
+        connection = self.django()
+        with suppress(psycopg.errors.DivisionByZero):
+            connection.cursor().execute("select 1 / 0")
+        return connection
+
+    def django_whose_block_failed(self) -> Any:
+        connection = self.django()
+        connection.in_atomic_block = connection.needs_rollback = True
+        return connection
+
+
+CLOSED, FAILED = "^connection is closed$", "^connection is in a failed transaction: roll it back first$"
+BROKEN = [
+    ("psycopg_closed", CLOSED),
+    ("psycopg_failed", FAILED),
+    ("psycopg_ended_by_the_server", CLOSED),
+    ("alchemy_closed", CLOSED),
+    ("alchemy_closed_below", CLOSED),
+    ("alchemy_failed", FAILED),
+    ("alchemy_lost_in_its_transaction", FAILED),
+    ("session_closed", CLOSED),
+    ("session_on_a_closed_connection", CLOSED),
+    ("session_failed", FAILED),
+    ("session_whose_flush_failed", FAILED),
+    ("django_closed_in_its_block", CLOSED),
+    ("django_closed_below", CLOSED),
+    ("django_failed", FAILED),
+    ("django_whose_block_failed", FAILED),
+]
+
+
+@pytest.mark.parametrize(("way", "said"), BROKEN)
+def test_a_connection_that_cannot_be_used(
+    dsn: str, direct_dsn: str, scheduler_on: Any, way: str, said: str
+) -> None:
+    """Every verb that takes it says so in the same words, whoever's it is; nothing is stored."""
+    scheduler = scheduler_on(dsn)
+    scheduler.templates.create("T", handler="mail")
+    job = Call(JobConfig.one_time("mail", key="k"))
+    with Broken(direct_dsn) as broken:
+        connection = getattr(broken, way)()
+        verbs: list[Callable[[], Any]] = [
+            lambda: scheduler.schedule(job, connection=connection),
+            lambda: scheduler.enqueue("mail", connection=connection),
+            lambda: scheduler.enqueue("mail", key="k", if_exists="error", connection=connection),
+            lambda: scheduler.templates.enqueue("T", {}, connection=connection),
+        ]
+        if way.startswith("psycopg"):
+            verbs.append(lambda: scheduler.schedule_many([job], connection=connection))
+            verbs.append(lambda: scheduler.enqueue_many("mail", [{}], connection=connection))
+            verbs.append(lambda: scheduler.enqueue_many("mail", [], connection=connection))
+        for verb in verbs:
+            with pytest.raises(SchedulerStateError, match=said):
+                verb()
+    assert scheduler.jobs() == []
+
+
+@pytest.mark.parametrize(("way", "said"), [("closed", CLOSED), ("failed", FAILED)])
+def test_an_async_connection_that_cannot_be_used(dsn: str, scheduler_on: Any, way: str, said: str) -> None:
+    """The same, once it is awaited."""
+    scheduler = scheduler_on(dsn)
+
+    async def go() -> None:
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            if way == "closed":
+                await connection.close()
+            else:
+                with suppress(psycopg.errors.DivisionByZero):
+                    await connection.execute("select 1 / 0")
+            for given in ({}, {"key": "k", "if_exists": "keep"}):
+                with pytest.raises(SchedulerStateError, match=said):
+                    await scheduler.enqueue("mail", connection=connection, **given)
+
+    asyncio.run(go())
+    assert scheduler.jobs() == []
+
+
+@pytest.mark.parametrize("way", ["psycopg", "alchemy", "session", "django"])
+def test_a_connection_that_works_again(dsn: str, scheduler_on: Any, way: str) -> None:
+    """After its rollback it is as good as any; one that has never been used, or was replaced, is good too."""
+    scheduler = scheduler_on(dsn)
+    with Broken(dsn) as broken:
+        fresh = getattr(broken, way)()
+        scheduler.enqueue("mail", connection=fresh)
+        again = getattr(broken, f"{way}_failed")()
+        (again.connection if way == "django" else again).rollback()
+        scheduler.enqueue("mail", connection=again)
+        if way == "django":
+            for each in (fresh, again):
+                each.connection.commit()
+            fresh.close()  # it connects again
+            again.connection.close()
+            again.healthy = False  # and so does this one
+            for each in (fresh, again):
+                scheduler.enqueue("mail", connection=each)
+                each.connection.commit()
+        else:
+            fresh.commit()
+            again.commit()
+        if way == "alchemy":
+            lost = broken.alchemy_closed_below()
+            with suppress(Exception):
+                lost.exec_driver_sql("select 1")  # now it knows, and connects again
+            scheduler.enqueue("mail", connection=lost)
+            lost.commit()
+    assert len(scheduler.jobs()) == {"alchemy": 3, "django": 4}.get(way, 2)

@@ -304,6 +304,38 @@ def test_an_init_that_raises_fails_the_attempt_and_run_is_not_called(scheduler: 
     assert_node_is_well(scheduler)
 
 
+class BadCopy(Job):
+    def __copy__(self) -> Any:
+        raise SystemExit("copy")
+
+    def run(self, ctx: Any) -> None:
+        raise AssertionError("must not be reached")
+
+
+class AsyncBadCopy(BadCopy):
+    async def run(self, ctx: Any) -> None:  # type: ignore[override]
+        raise AssertionError("must not be reached")
+
+
+@pytest.mark.parametrize(
+    ("kind", "isolation"), [(BadCopy, "thread"), (AsyncBadCopy, "async"), (BadCopy, "process")]
+)
+def test_an_instance_that_cannot_be_made_is_one_failed_attempt(
+    scheduler: Scheduler, kind: type[Job], isolation: Any
+) -> None:
+    """Each run has a copy of its own; what making that raises is its counted failure, with its traceback."""
+    job = scheduler.schedule(
+        kind(JobConfig.one_time("bad_copy", retries=1, backoff=AT_ONCE, isolation=isolation))
+    )
+
+    ended = scheduler.wait(job, timeout=30)
+
+    assert (ended.state, outcomes(scheduler, job)) == (JobState.FAILED, ["failed", "failed"])
+    assert [run.attempt for run in scheduler.runs(job.id)] == [2, 1]
+    assert "SystemExit: copy" in (ended.last_error or "")
+    assert_node_is_well(scheduler)
+
+
 class SlowInit(Job):
     def init(self, ctx: Any) -> None:
         time.sleep(NO_HEARTBEAT * 1.3)

@@ -87,6 +87,37 @@ def test_each_failure_is_one_line(
     assert re.search(words, said.err), said.err
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("raise SystemExit", "SystemExit"),
+        ("def run(:", r"SyntaxError: invalid syntax \(faulty.py, line 1\)"),
+        ("import no_such_module_here", "ModuleNotFoundError: .*no_such_module_here"),
+        ("raise BaseException('of two\\nlines \\x1b[31m')", r"BaseException: of two lines \\x1b\[31m"),
+    ],
+)
+def test_a_module_that_raises_at_its_import(
+    code: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the user's own module raises is told in one line, with status 1: also what would end the process."""
+    (tmp_path / "faulty.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PGSCHEDULER_DSN", "host=nowhere.invalid")
+
+    assert main(["run", "faulty"]) == 1
+
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert re.match(f"pgscheduler: error: cannot import module 'faulty': {words}", line), line
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     """--debug adds the traceback, and the one line stays the last."""
     assert main(["run", "no_such_module_here", "--debug"]) == 1

@@ -248,10 +248,15 @@ def test_bombs_are_cheap(text: str, words: str) -> None:
     """What expands or nests without end is refused in a moment, and costs little memory."""
     import tracemalloc
 
-    began = time.thread_time()
-    with pytest.raises(DefinitionError, match=words):
-        parse(text, "s")
-    assert time.thread_time() - began < 5  # what would be expanded takes minutes
+    def seconds() -> float:
+        """This thread's own, which a busy machine does not add to."""
+        began = time.thread_time()
+        with pytest.raises(DefinitionError, match=words):
+            parse(text, "s")
+        return time.thread_time() - began
+
+    # The best of three: a cache shared with others makes one of them slower. The dearest takes a third of a second.
+    assert any(seconds() < 1 for _ in range(3))
 
     tracemalloc.start()
     try:
