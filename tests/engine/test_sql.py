@@ -253,6 +253,27 @@ def test_no_plan_reads_the_whole_table(
         assert touched <= 20 * len(ids), node
 
 
+@pytest.mark.parametrize("prepared", [True, False])
+def test_a_claim_reads_what_it_takes(
+    dsn: str, db: psycopg.Connection[Any], direct_dsn: str, prepared: bool
+) -> None:
+    """Also where no session is our own, as behind a pooler, a claim of a few jobs reads a few of 25,000 that are due."""
+    db.execute("alter table pgscheduler_jobs set (autovacuum_enabled = off)")
+    come_and_go(db, "vacuum analyze pgscheduler_jobs")
+    db.execute(
+        "insert into pgscheduler_jobs (name, run_at, scheduled_at, created_at)"
+        " select 'job', now(), now(), now() from generate_series(1, 25000)"
+    )
+    store = Store(direct_dsn, Names("public", "pgscheduler_"), prepared=prepared)
+    counted = (
+        "select idx_tup_fetch from pg_catalog.pg_stat_xact_user_tables where relname = 'pgscheduler_jobs'"
+    )
+    with store.connect() as connection, connection.transaction(force_rollback=True):
+        assert len(store.claim(connection, NODE, ClaimRequest(10, ["job"], {}, True), new_token())) == 10
+        (fetched,) = connection.execute(counted).fetchone()  # type: ignore[misc]
+    assert fetched < 100
+
+
 # --- concurrent writes --------------------------------------------------------------------------------------
 
 
