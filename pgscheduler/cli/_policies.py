@@ -57,7 +57,9 @@ _POLICIES = (
     click.option("--timeout", type=float, metavar="SECONDS", help="For one attempt."),
     click.option("--no-timeout", is_flag=True, help="An attempt may take as long as it likes."),
     click.option("--expires-in", type=float, metavar="SECONDS", help="One-time: after this it is too late."),
-    click.option("--misfire", type=click.Choice(MISFIRES), help="Recurring: what happens to missed occurrences."),
+    click.option(
+        "--misfire", type=click.Choice(MISFIRES), help="Recurring: what happens to missed occurrences."
+    ),
     click.option("--misfire-grace", type=float, metavar="SECONDS", help="Recurring: how late is not missed."),
     click.option("--catchup", type=int, help="Recurring: the most that run_all makes up for."),
     click.option("--jitter", type=float, metavar="SECONDS", help="Spread starts over this long."),

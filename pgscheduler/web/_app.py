@@ -51,14 +51,14 @@ _BEARER = HTTPBearer(
 
 
 class _Api(FastAPI):
-    """With a description that knows what a query is: its parameters are left out, and never null."""
+    """With a description that knows what a query or a header is: it is left out, and never null."""
 
     def openapi(self) -> dict[str, Any]:
         found = super().openapi()
         for methods in found["paths"].values():
             for parameter in (one for each in methods.values() for one in each.get("parameters", ())):
                 schema = parameter["schema"]
-                if parameter["in"] == "query" and {"type": "null"} in schema.get("anyOf", ()):
+                if parameter["in"] in ("query", "header") and {"type": "null"} in schema.get("anyOf", ()):
                     (kind,) = (one for one in schema.pop("anyOf") if one != {"type": "null"})
                     parameter["schema"] = {**kind, **schema}
         return found

@@ -36,7 +36,9 @@ from ._fields import (
 
 __all__ = [
     "HTTP_JOB",
+    "CronLine",
     "CronServiceJob",
+    "Interval",
     "JobBody",
     "JobChange",
     "NewJob",
@@ -235,7 +237,7 @@ class NewJob(Policies, OneTime):
         default=None, description="One-time: after this long it fails instead of running."
     )
     is_active: bool = Field(default=True, description="False: stored paused. Recurring jobs only.")
-    if_exists: Literal["error", "keep", "update"] = Field(
+    if_exists: Literal["update", "keep", "error"] = Field(
         default="error", description="What happens if there is a job with this name and key."
     )
 

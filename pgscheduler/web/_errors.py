@@ -178,8 +178,47 @@ _PATH = {
 #: pydantic's words for a wrong type end so; each other word is a rule about a value.
 _TYPE_ENDINGS = ("_type", "_parsing", "is_instance_of", "model_attributes_type")
 
-#: What pydantic says of these names our own classes, or Python's.
-_OBJECTS = ("model_attributes_type", "model_type", "dict_type")
+#: What pydantic finds, in the words of the package's own checks, or in JSON's where those have Python's.
+_RULES = {
+    "bool_type": "must be a boolean",
+    "dict_type": "must be a JSON object",
+    "enum": "must be one of {expected}",
+    "finite_number": "must be finite",
+    "float_type": "must be a number",
+    "greater_than_equal": "must be >= {ge}",
+    "int_type": "must be an integer",
+    "invalid_key": "must be valid unicode (it holds a lone surrogate)",
+    "less_than_equal": "must be <= {le}",
+    "list_type": "must be a list",
+    "literal_error": "must be one of {expected}",
+    "model_attributes_type": "must be a JSON object",
+    "model_type": "must be a JSON object",
+    "string_pattern_mismatch": "must match {pattern}",
+    "string_too_long": "must not be longer than {max_length} characters (too long)",
+    "string_too_short": "must not be shorter than {min_length} characters",
+    "string_type": "must be a string",
+    "string_unicode": "must be valid unicode (it holds a lone surrogate)",
+    "too_long": "must not have more than {max_length} items",
+    "uuid_parsing": "must be a UUID",
+}
+
+
+def _rule(found: Mapping[str, Any]) -> str:
+    """What holds, without the value: it may be a secret."""
+    kind, facts = found["type"], found.get("ctx", {})
+    if kind in ("string_too_short", "too_short") and facts["min_length"] == 1:
+        return "cannot be empty"
+    if kind == "greater_than_equal" and facts["ge"] == 0 and isinstance(facts["ge"], int):
+        return "must be non-negative (>= 0)"
+    if kind not in _RULES:
+        return str(found["msg"]).removeprefix("Value error, ")
+    shown = {
+        name: int(fact) if isinstance(fact, float) and fact.is_integer() else fact
+        for name, fact in facts.items()
+    }
+    if "expected" in facts:  # "'a', 'b' or 'c'"
+        shown["expected"] = str(facts["expected"]).replace(" or ", ", ").replace("'", "")
+    return _RULES[kind].format(**shown)
 
 
 def of_validation(error: RequestValidationError) -> ApiError:
@@ -198,10 +237,9 @@ def of_validation(error: RequestValidationError) -> ApiError:
             return ApiError(422, "missing_field", f"{shown} is missing", field=shown)
         return ApiError(422, "unknown_field", f"{shown} is not known here", field=shown)
     code: Code = "invalid_type" if kind.endswith(_TYPE_ENDINGS) else "invalid_value"
-    message = str(found["msg"]).removeprefix("Value error, ")
-    if kind in _OBJECTS:
-        message = "must be a JSON object"
-    return ApiError(422, code, f"{shown}: {message}", field=shown)
+    rule = _rule(found)
+    colon = "" if rule.startswith(("must ", "cannot ")) else ":"
+    return ApiError(422, code, f"{shown}{colon} {rule}", field=shown)
 
 
 def of_framework(request: Request, error: StarletteHTTPException) -> ApiError:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
+from pgscheduler._decide import error_text
 from pgscheduler._hosts import is_loopback
 
 from ._audit import facts, noting
@@ -195,8 +196,12 @@ class Guard:
             try:
                 await self._app(scope, replay, answer)
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the cause
+                # No exc_info: of that a logger may show every variable, the token and the body among them.
                 self._log().error(
-                    "request failed", path=scope["path"], error=repr(error)[:500], exc_info=error
+                    "request failed",
+                    path=scope["path"],
+                    error=repr(error)[:500],
+                    exception=error_text(error),
                 )
                 await self._instead(ApiError(500, "internal", "Internal server error."), scope, answer)
 

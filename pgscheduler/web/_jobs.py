@@ -6,7 +6,7 @@ import re
 from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, Request, Response
+from fastapi import Body, Depends, Request, Response
 from fastapi import Query as InQuery
 from pydantic import BeforeValidator, Field
 
@@ -19,7 +19,9 @@ from ._audit import about, note
 from ._bodies import (
     HTTP_JOB,
     ChangeBody,
+    CronLine,
     CronServiceJob,
+    Interval,
     JobBody,
     JobChange,
     NewJob,
@@ -30,10 +32,11 @@ from ._bodies import (
 from ._common import LINKS, Count, JobId, NoQuery, Open, Page, router
 from ._errors import ApiError, answers, or_missing, renaming
 from ._fields import Answer, Flag, Id, Limit, Name, Offset, Query, WholeSeconds, camel_to_snake
+from ._once import Once, refuse_once
 from ._show import JobAnswer
 from ._waiting import Patience, Waiting
 
-__all__ = ["jobs"]
+__all__ = ["AGAIN", "JobMade", "jobs"]
 
 jobs = router("jobs", "/api/v1/jobs")
 
@@ -93,6 +96,12 @@ class JobMade(Answer):
     job: JobAnswer
 
 
+#: What is answered to a request that is sent again.
+AGAIN: dict[int | str, dict[str, Any]] = {
+    200: {"model": JobMade, "description": "This `Idempotency-Key` has come before: the job that it made."}
+}
+
+
 class Said(Answer):
     """What was done."""
 
@@ -122,17 +131,20 @@ def _show(job: JobRecord) -> JobAnswer:
     return JobAnswer.of(about(job), HTTP_JOB)
 
 
-@jobs.post("", status_code=201, responses=answers(409), summary="Store a job")
-def create(body: Annotated[JobBody, Body()], scheduler: Open, _: NoQuery) -> JobMade:
+@jobs.post("", status_code=201, responses={**AGAIN, **answers(409)}, summary="Store a job")
+def create(body: Annotated[JobBody, Body()], scheduler: Open, once: Once, _: NoQuery) -> JobMade:
     """Recurring or one-time, in this package's words or in Cron Service's; see the two bodies.
 
     With a `key` it may be sent twice: the second time is answered with 409 or, as `if_exists` says, with the job
-    that is there.
+    that is there. With an `Idempotency-Key` a one-time job may be too, and that is no error.
     """
-    record = (
-        _create_request(scheduler, body) if isinstance(body, CronServiceJob) else _create(scheduler, body)
-    )
-    return JobMade(message="Job scheduled successfully.", job=_show(record))
+    if isinstance(body, CronServiceJob):
+        record = _create_request(scheduler, body)
+    elif body.schedule is not None:
+        record = _create_recurring(scheduler, body, body.schedule)
+    else:
+        record = _create(scheduler, body, once)
+    return JobMade(message=once.message, job=_show(record))
 
 
 def _create_request(scheduler: Scheduler, body: CronServiceJob) -> JobRecord:
@@ -154,37 +166,41 @@ def _create_request(scheduler: Scheduler, body: CronServiceJob) -> JobRecord:
         raise ApiError(409, "duplicate_job", text, field="name") from None
 
 
-def _create(scheduler: Scheduler, body: NewJob) -> JobRecord:
-    given = body.model_fields_set
-    policies, when = body.policies(), body.when()
-    if body.key is not None:  # without one there is none to find
-        when["if_exists"] = body.if_exists
+def _create_recurring(scheduler: Scheduler, body: NewJob, schedule: CronLine | Interval) -> JobRecord:
+    for once in ("run_at", "delay_seconds", "expires_in_seconds"):
+        _apart(body, "schedule", once)
+    return scheduler.schedule_by_name(
+        body.name,
+        schedule_of(schedule),
+        {} if body.parameters is None else body.parameters,
+        key=body.key,
+        paused=not body.is_active,
+        if_exists=body.if_exists,
+        **body.policies(),
+    )
+
+
+def _create(scheduler: Scheduler, body: NewJob, once: Once) -> JobRecord:
+    given = {**once.identity(body.key, body.if_exists), **body.when(), **body.policies()}
     if body.expires_in_seconds is not None:
-        when["expires_in"] = body.expires_in_seconds
+        given["expires_in"] = body.expires_in_seconds
     _apart(body, "run_at", "delay_seconds")
-    if body.schedule is not None:
-        for once in ("run_at", "delay_seconds", "expires_in_seconds"):
-            _apart(body, "schedule", once)
-        return scheduler.schedule_by_name(
-            body.name,
-            schedule_of(body.schedule),
-            {} if body.parameters is None else body.parameters,
-            key=body.key,
-            paused=not body.is_active,
-            if_exists=body.if_exists,
-            **policies,
-        )
     if not body.is_active:
         raise e.InvalidValueError(
             "is_active", False, "is for recurring jobs; disable a one-time job when it is stored"
         )
-    if "parameters" in given and body.parameters is not None:
-        policies["parameters"] = body.parameters
-    record: JobRecord = scheduler.enqueue(body.name, key=body.key, **when, **policies)
-    return record
+    if body.parameters is not None:
+        given["parameters"] = body.parameters
+    return once.stored(scheduler, lambda: scheduler.enqueue(body.name, **given))
 
 
-@jobs.post("/bulk", status_code=201, responses=answers(409), summary="Store many jobs")
+@jobs.post(
+    "/bulk",
+    status_code=201,
+    responses=answers(409),
+    dependencies=[Depends(refuse_once)],
+    summary="Store many jobs",
+)
 def create_many(
     body: Annotated[NewJobs, BeforeValidator(camel_to_snake), Body()], scheduler: Open, _: NoQuery
 ) -> JobsMade:

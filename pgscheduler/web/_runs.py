@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Body, Path, Request, Response
+from fastapi import Body, Depends, Path, Request, Response
 from fastapi import Query as InQuery
 from pydantic import BeforeValidator, Field
 from pydantic.json_schema import WithJsonSchema
@@ -20,6 +20,7 @@ from ._common import LINKS, Count, NoQuery, Open, Page, page, router
 from ._errors import ApiError, answers, or_missing
 from ._fields import Given, Id, Limit, Moment, Name, Offset, Query, camel_to_snake
 from ._limits import MAX_PAGE
+from ._once import refuse_once
 from ._show import JobAnswer, LogAnswer, RunAnswer
 
 __all__ = ["runs"]
@@ -93,7 +94,13 @@ def count(query: Annotated[RunWishes, InQuery()], scheduler: Open) -> Count:
     return Count(count=scheduler.count_runs(**query.wishes()))
 
 
-@runs.post("/retry", status_code=201, responses=answers(404, 409), summary="Run many again")
+@runs.post(
+    "/retry",
+    status_code=201,
+    responses=answers(404, 409),
+    dependencies=[Depends(refuse_once)],
+    summary="Run many again",
+)
 def retry_many(
     body: Annotated[Retried, BeforeValidator(camel_to_snake), Body()], scheduler: Open, _: NoQuery
 ) -> list[JobAnswer]:
@@ -135,7 +142,13 @@ def logs(
     )
 
 
-@runs.post("/{run_id}/retry", status_code=201, responses=answers(404, 409), summary="Run it again")
+@runs.post(
+    "/{run_id}/retry",
+    status_code=201,
+    responses=answers(404, 409),
+    dependencies=[Depends(refuse_once)],
+    summary="Run it again",
+)
 def retry(run_id: RunId, scheduler: Open, _: NoQuery) -> JobAnswer:
     """The job of that run is due now; as a new job with the same parameters if its own is gone."""
     with _or_missing(run_id):

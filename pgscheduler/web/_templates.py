@@ -33,7 +33,8 @@ from ._fields import (
     excluding,
     integral,
 )
-from ._jobs import JobMade
+from ._jobs import AGAIN, JobMade
+from ._once import Once
 from ._show import JobAnswer
 
 __all__ = ["templates"]
@@ -130,7 +131,7 @@ class TemplateJob(Policies, OneTime):
     expires_in_seconds: Limited | None = Field(
         default=None, description="After this long it fails instead of running."
     )
-    if_exists: Literal["error", "keep", "update"] = Field(
+    if_exists: Literal["update", "keep", "error"] = Field(
         default="error", description="What happens if there is a job of its handler with this key."
     )
 
@@ -220,21 +221,23 @@ def validate(
 
 
 @templates.post(
-    "/{code}/jobs", status_code=201, responses=answers(404, 409), summary="Store a job of a template"
+    "/{code}/jobs",
+    status_code=201,
+    responses={**AGAIN, **answers(404, 409)},
+    summary="Store a job of a template",
 )
 def enqueue(
     code: Code,
     body: Annotated[TemplateJob, BeforeValidator(camel_to_snake), Body()],
     scheduler: Open,
+    once: Once,
     _: NoQuery,
 ) -> JobMade:
     """Its parameters are checked now, and again before each run."""
     parameters = {} if body.parameters is None else body.parameters
-    given = {**body.when(), **body.policies()}
-    if body.key is not None:  # without one there is none to find
-        given |= {"key": body.key, "if_exists": body.if_exists}
+    given = {**once.identity(body.key, body.if_exists), **body.when(), **body.policies()}
     if body.expires_in_seconds is not None:
         given["expires_in"] = body.expires_in_seconds
     with _or_missing(code):
-        job = scheduler.templates.enqueue(code, parameters, **given)
-    return JobMade(message="Job scheduled successfully.", job=JobAnswer.of(about(job), HTTP_JOB))
+        job = once.stored(scheduler, lambda: scheduler.templates.enqueue(code, parameters, **given))
+    return JobMade(message=once.message, job=JobAnswer.of(about(job), HTTP_JOB))

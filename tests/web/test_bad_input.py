@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ import httpx
 import psycopg
 import pytest
 
-from pgscheduler import Scheduler, SchedulerConfig
+from pgscheduler import Every, InvalidValueError, Scheduler, SchedulerConfig
 from pgscheduler.web import Server, Tokens, create_app
 from pgscheduler.web._errors import CODES
 from tests.engine.conftest import Quiet
@@ -87,8 +88,13 @@ def stored(place: Any) -> Iterator[dict[str, Any]]:
     assert client.get(f"{JOBS}/{job['id']}").json() == job
 
 
+#: Of the inside of the server; and how pydantic begins what we say in words of our own.
+UNSAID = ("psycopg", "Traceback", "/usr/", "site-packages", "pydantic", "should")
+
+
 def refused(answer: httpx.Response, field: str | None = None, statuses: tuple[int, ...] = (400, 422)) -> None:
     assert answer.status_code in statuses, (answer.status_code, answer.text)
+    assert not any(word in answer.text for word in UNSAID), answer.text
     body = answer.json()
     assert body.keys() <= {"error", "code", "field", "detail"}
     assert body["code"] in CODES
@@ -239,14 +245,14 @@ def test_other_bodies(api: httpx.Client, body: Any, field: str | None) -> None:
 @pytest.mark.parametrize(
     ("body", "field", "code", "text"),
     [
-        ([], "body", "invalid_type", "body: must be a JSON object"),
+        ([], "body", "invalid_type", "body must be a JSON object"),
         ({"name": "a", "schedule": 5}, "schedule", "invalid_type", "with cron or every_seconds"),
         ({"name": "a", "schedule": {}}, "schedule", "invalid_value", "with cron or every_seconds"),
         (
             {"name": "a", "schedule": {"every_seconds": 0}},
             "schedule.every_seconds",
             "invalid_value",
-            "greater",
+            "must be >= 1",
         ),
         (
             {"name": "a", "schedule": {"every_seconds": 9, "every": 9}},
@@ -262,8 +268,8 @@ def test_other_bodies(api: httpx.Client, body: Any, field: str | None) -> None:
             "invalid_cron",
             "X",
         ),
-        ({"name": "a", "backoff": 5}, "backoff", "invalid_type", "backoff: must be a JSON object"),
-        ({"name": "a", "metadata": 5}, "metadata", "invalid_type", "metadata: must be a JSON object"),
+        ({"name": "a", "backoff": 5}, "backoff", "invalid_type", "backoff must be a JSON object"),
+        ({"name": "a", "metadata": 5}, "metadata", "invalid_type", "metadata must be a JSON object"),
     ],
 )
 def test_what_is_wrong_is_told_in_the_words_of_the_body(
@@ -277,6 +283,83 @@ def test_what_is_wrong_is_told_in_the_words_of_the_body(
         assert text in answer.json()["error"]
         for inside in ("discriminator", "CronLine", "Interval", "dictionary", "instance", "_kind"):
             assert inside not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", "x" * 256),
+        ("name", "a\x00b"),
+        ("key", ""),
+        ("key", "x" * 256),
+        ("key", "a\nb"),
+        ("key", " "),
+        ("priority", -1),
+        ("priority", 32768),
+        ("retries", -1),
+        ("retries", 10_001),
+        ("catchup", 0),
+        ("catchup", 10_001),
+        ("max_stalls", 0),
+        ("misfire", "never"),
+        ("isolation", "fiber"),
+        ("if_exists", "replace"),
+        ("metadata", {"a": "\x00"}),
+        ("parameters", {"a": "\x00"}),
+    ],
+)
+def test_a_rule_is_told_in_the_words_of_the_verb(
+    api: httpx.Client, scheduler: Scheduler, field: str, value: Any
+) -> None:
+    """The same text as in Python, at most without the value, which may be a secret."""
+    answer = api.post(JOBS, json={"name": "work", "key": "k", "schedule": {"every": 60}, field: value})
+    refused(answer, field)
+    given: Any = {"key": "k", field: value}
+    with pytest.raises(InvalidValueError) as caught:
+        scheduler.schedule_by_name(given.pop("name", "work"), Every(timedelta(seconds=60)), **given)
+    assert str(caught.value).startswith(answer.json()["error"])
+    assert answer.json()["error"].startswith(f"{field} {caught.value.rule}")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "text"),
+    [
+        ("POST", JOBS, {"name": 5, "parameters": {}}, "name must be a string"),
+        ("POST", JOBS, {"name": "a", "retries": "5"}, "retries must be an integer"),
+        ("POST", JOBS, {"name": "a", "parameters": {}, "is_active": 5}, "is_active must be a boolean"),
+        ("POST", JOBS, {"name": "a", "timeout_seconds": "5"}, "timeout_seconds must be a number"),
+        ("POST", JOBS, {"name": "a", "timeout_seconds": 0}, "timeout_seconds must be >= 0.001"),
+        ("POST", JOBS, {"name": "a", "delay_seconds": -1}, "delay_seconds must be >= 0"),
+        ("POST", JOBS, {"name": "a", "delay_seconds": 1e300}, "delay_seconds must be <= 315360000"),
+        ("POST", JOBS, {"name": "a", "misfire": "x"}, "misfire must be one of run_once, skip, run_all"),
+        ("POST", JOBS, {"name": "a", "backoff": {"factor": 0}}, "backoff.factor must be >= 1"),
+        ("POST", f"{JOBS}/bulk", {"name": "a", "parameters": {}}, "parameters must be a list"),
+        ("POST", f"{RUNS}/retry", {"runs": []}, "runs cannot be empty"),
+        (
+            "POST",
+            f"{RUNS}/retry",
+            {"runs": ["1-0000000000000001"] * 1001},
+            "runs must not have more than 1000 items",
+        ),
+        ("POST", f"{RUNS}/retry", {"runs": ["x"]}, "runs.0 must not be shorter than 18 characters"),
+        (
+            "POST",
+            TEMPLATES,
+            {"code": "a b", "handler": "a"},
+            "code must match ^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        ),
+        ("GET", f"{JOBS}?limit=0", None, "limit must be >= 1"),
+        ("GET", f"{JOBS}?offset=-1", None, "offset must be non-negative (>= 0)"),
+        ("GET", f"{JOBS}?state=ended", None, "state must be one of pending, running, paused"),
+        ("GET", f"{RUNS}?node=here", None, "node must be a UUID"),
+    ],
+)
+def test_each_kind_of_rule(api: httpx.Client, method: str, path: str, body: Any, text: str) -> None:
+    """The field and the rule, in words that the other errors have too."""
+    answer = api.request(method, path, json=body)
+    refused(answer, text.split()[0])
+    assert answer.json()["error"] == text
 
 
 @pytest.mark.parametrize("body", [{}, {"name": "welcome"}, {"name": "welcome", "isActive": True}])
@@ -323,41 +406,75 @@ def test_wrong_retries(api: httpx.Client, runs: Any) -> None:
     refused(api.post(f"{RUNS}/retry", json={"runs": runs}))
 
 
+def sent_as_body(api: httpx.Client, job: int, text: bytes) -> list[httpx.Response]:
+    """What each place that reads a body says of this one."""
+    return [
+        api.request(method, path, content=text, headers={"Content-Type": "application/json"})
+        for method, path in (
+            ("POST", JOBS),
+            ("PATCH", f"{JOBS}/{job}"),
+            ("POST", f"{JOBS}/bulk"),
+            ("POST", f"{RUNS}/retry"),
+            ("POST", TEMPLATES),
+            ("PATCH", f"{TEMPLATES}/T"),
+            ("POST", f"{TEMPLATES}/T/jobs"),
+            ("POST", f"{TEMPLATES}/T/validate"),
+            ("POST", "/api/v1/definitions/plan"),
+            ("POST", "/api/v1/definitions/apply"),
+        )
+    ]
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "field"),
     [
-        b"",
-        b"{",
-        b"{'name': 'x'}",
-        b'{"name": "x",}',
-        b'{"name": "x"} {"name": "y"}',
-        b"\xff\xfe{",
-        '{"name": "x"}'.encode("utf-16"),
-        b"\xef\xbb\xbf" + b'{"name": "x", "parameters": {}}',
-        b'{"name": "x", "name": "y", "parameters": {}}',
-        b'{"name": "x", "parameters": {"a": {"b": 1, "b": 2}}}',
-        b'{"name": "x", "parameters": NaN}',
-        b'{"name": "x", "parameters": -Infinity}',
-        b'{"name": "x", "parameters": 1e999}',
-        b'{"name": "x", "parameters": ' + b"9" * 5000 + b"}",
-        b'{"name": "x", "parameters": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
-        b'{"name": "x", "parameters": ' + b'{"a":' * 20_000 + b"1" + b"}" * 20_000 + b"}",
-        b'{"name": "x", "parameters": ' + b"[" * 102 + b"]" * 102 + b"}",
-        b'{"name": "x", "parameters": "\x00"}',
-        b"\x00",
+        (b"{", "body"),
+        (b"{'name': 'x'}", "body"),
+        (b'{"name": "x",}', "body"),
+        (b'{"name": "x"} {"name": "y"}', "body"),
+        (b"\xff\xfe{", "body"),
+        ('{"name": "x"}'.encode("utf-16"), "body"),
+        (b"\xef\xbb\xbf" + b'{"name": "x", "parameters": {}}', "body"),
+        (b'{"name": "x", "name": "y", "parameters": {}}', "name"),
+        (b'{"name": "x", "parameters": {"a": {"b": 1, "b": 2}}}', "b"),
+        (b'{"name": "x", "parameters": NaN}', "body"),
+        (b'{"name": "x", "parameters": -Infinity}', "body"),
+        (b'{"name": "x", "parameters": 1e999}', "body"),
+        (b'{"name": "x", "parameters": ' + b"9" * 5000 + b"}", "body"),
+        (b'{"name": "x", "parameters": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", "body"),
+        (b'{"name": "x", "parameters": ' + b'{"a":' * 20_000 + b"1" + b"}" * 20_000 + b"}", "body"),
+        (b'{"name": "x", "parameters": "\x00"}', "body"),
+        (b"\x00", "body"),
     ],
 )
-def test_what_is_no_json(api: httpx.Client, stored: dict[str, Any], text: bytes) -> None:
+def test_what_is_no_json(api: httpx.Client, stored: dict[str, Any], text: bytes, field: str) -> None:
     """Only one document that can be read in one way is read at all."""
-    for method, path in (
-        ("POST", JOBS),
-        ("PATCH", f"{JOBS}/{stored['id']}"),
-        ("POST", TEMPLATES),
-        ("PATCH", f"{TEMPLATES}/T"),
-        ("POST", f"{TEMPLATES}/T/jobs"),
+    for answer in sent_as_body(api, stored["id"], text):
+        refused(answer, field, statuses=(400,))
+        assert answer.json()["code"] == "malformed_body"
+
+
+def test_no_body(api: httpx.Client, stored: dict[str, Any]) -> None:
+    """Nothing at all is a document that is missing, not one that cannot be read."""
+    for answer in sent_as_body(api, stored["id"], b""):
+        refused(answer, "body", statuses=(422,))
+        assert answer.json()["code"] == "missing_field"
+
+
+def test_deep_parameters(api: httpx.Client, stored: dict[str, Any]) -> None:
+    """What can be read and is nested deeper than PostgreSQL is to read is a value that breaks a rule."""
+    deep: Any = []
+    for _ in range(101):
+        deep = [deep]
+    for method, path, body in (
+        ("POST", JOBS, {"name": "x"}),
+        ("POST", JOBS, OWN),
+        ("PATCH", f"{JOBS}/{stored['id']}", {}),
+        ("POST", f"{TEMPLATES}/T/jobs", {}),
     ):
-        answer = api.request(method, path, content=text, headers={"Content-Type": "application/json"})
-        refused(answer, statuses=(400, 415, 422))
+        answer = api.request(method, path, json={**body, "parameters": deep})
+        refused(answer, "parameters", statuses=(422,))
+        assert answer.json()["code"] == "invalid_value"
 
 
 def test_a_body_where_none_is_read(api: httpx.Client, stored: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from pgscheduler import DatabaseUnavailableError, InvalidValueError, JobConfig, ListenError, Scheduler
 from pgscheduler._hosts import is_loopback
@@ -23,10 +26,34 @@ from tests.web.conftest import READ, WRITE
 JOBS = "/api/v1/jobs"
 BOTH = Tokens(read=[READ], write=[WRITE])
 REQUEST_CODES = {401, 403}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+PROTECTION = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
 
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
+
+
+def protected(answer: httpx.Response) -> httpx.Response:
+    """An answer, which has what every answer has, once, and nothing that says what serves it or lets others read it."""
+    for name, value in PROTECTION.items():
+        assert answer.headers.get_list(name) == [value], (answer.request, answer.headers)
+    assert not {"server", "access-control-allow-origin", "x-powered-by"} & answer.headers.keys()
+    if answer.status_code != 204:
+        assert answer.headers["content-type"] == "application/json"
+    return answer
+
+
+def paths_of(app: FastAPI) -> list[str]:
+    """Each path of an app, with something in the place of its parameters."""
+    found = {route.path_format for route in app.state.endpoints}
+    assert found == app.openapi()["paths"].keys()
+    return [path.format(job_id="1", run_id="1-0000000000000001", code="A") for path in sorted(found)]
 
 
 def ask(
@@ -107,11 +134,41 @@ def test_wrong_tokens(scheduler: Scheduler, client_of: Callable[..., httpx.Clien
 def test_tokens_elsewhere_do_not_count(scheduler: Scheduler, client_of: Callable[..., httpx.Client]) -> None:
     """A token in the query, in a cookie, or beside another one is none."""
     client = client_of(scheduler, tokens=BOTH)
-    assert client.get(f"{JOBS}?token={WRITE}").status_code == 401
     assert client.get(JOBS, headers={"Cookie": f"token={WRITE}"}).status_code == 401
     twice = [("Authorization", f"Bearer {READ}"), ("Authorization", f"Bearer {WRITE}")]
     assert client.get(JOBS, headers=twice).status_code == 401
     assert client.get(JOBS, headers={"Authorization": f"bearer  {READ}"}).status_code == 200
+
+
+def test_a_token_in_a_query_is_in_no_log(
+    scheduler: Scheduler,
+    client_of: Callable[..., httpx.Client],
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It opens nothing, whatever it is called and whatever is asked, and no line of the server shows it."""
+    caplog.set_level(logging.DEBUG)
+    client = client_of(scheduler, tokens=BOTH)
+    for name in ("token", "access_token", "api_key", "authorization"):
+        for method, path in (
+            ("GET", JOBS),
+            ("POST", JOBS),
+            ("GET", "/nowhere"),
+            ("POST", f"{JOBS}/1/trigger"),
+        ):
+            bare = client.request(method, f"{path}?{name}={WRITE}")
+            assert (bare.status_code, bare.json()["code"]) == (401, "unauthorized")
+            wrong = client.request(method, f"{path}?{name}={WRITE}", headers=bearer("x" * 20))
+            assert wrong.status_code in (401, 429)
+            # Let in by a token of its own, it is an unknown parameter, or nothing at all where there is no endpoint.
+            inside = client.request(method, f"{path}?{name}={WRITE}", headers=bearer(WRITE))
+            assert inside.status_code in (400, 404, 415, 422), inside.text
+            assert not any(WRITE in answer.text for answer in (bare, wrong, inside))
+    assert any(event == "api change" for event in scheduler.log.events())
+    assert WRITE not in str(scheduler.log.lines)
+    # The client of this test logs what it asks.
+    lines = [line.getMessage() for line in caplog.records if not line.name.startswith("httpx")]
+    assert WRITE not in str([*lines, *capfd.readouterr()])
 
 
 def test_tokens_from_the_environment() -> None:
@@ -290,12 +347,26 @@ def test_nothing_is_changed_by_get(api: httpx.Client, scheduler: Scheduler) -> N
 def test_headers(api: httpx.Client) -> None:
     """Every answer, errors too, forbids sniffing, framing and keeping; nobody else's page may read it."""
     for path in ("/", "/healthz", JOBS, f"{JOBS}/0", "/nowhere"):
-        answer = api.get(path, headers={"Origin": "http://evil.example"})
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["cache-control"] == "no-store"
-        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
-        assert answer.headers["content-type"] == "application/json"
-        assert not {"server", "access-control-allow-origin", "x-powered-by"} & answer.headers.keys()
+        protected(api.get(path, headers={"Origin": "http://evil.example"}))
+
+
+@pytest.mark.parametrize("token", [None, "wrong-token-0123456789", READ, WRITE])
+def test_headers_of_every_route(
+    scheduler: Scheduler, client_of: Callable[..., httpx.Client], token: str | None
+) -> None:
+    """Each path by each method, with each kind of token and none: whatever the answer is, it has them."""
+    client = client_of(scheduler, tokens=BOTH, token=token, limits=Limits(wrong_tokens_per_minute=10))
+    scheduler.templates.create("A", handler="work")
+    seen = set()
+    for path in (*paths_of(create_app(scheduler, tokens=BOTH)), "/nowhere"):
+        for method in METHODS:
+            seen.add(protected(client.request(method, path)).status_code)
+    if token is None:
+        assert seen == {200, 401, 405}  # the probes
+    elif token not in (READ, WRITE):
+        assert seen == {200, 401, 405, 429}
+    else:
+        assert seen >= {200, 404, 405, 422} | ({403} if token == READ else {204})
 
 
 def test_head(api: httpx.Client) -> None:
@@ -321,7 +392,7 @@ def test_large_bodies(scheduler: Scheduler, client_of: Callable[..., httpx.Clien
         for _ in range(100):
             yield b"a" * 1000
 
-    answer = api.post(JOBS, content=endless(), headers=json)
+    answer = protected(api.post(JOBS, content=endless(), headers=json))
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
     assert len(scheduler.jobs()) == 1
 
@@ -356,7 +427,7 @@ def test_a_slow_answer(
 ) -> None:
     """Who waits too long is told; the server goes on."""
     api = client_of(scheduler, limits=Limits(request_timeout=3))
-    answer = api.get("/api/v1/stats")
+    answer = protected(api.get("/api/v1/stats"))
     assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
     assert api.get(JOBS).status_code == 200
 
@@ -367,7 +438,7 @@ def test_too_many_requests(
     """One more than may wait is turned away at once; probes are answered, and all is well afterwards."""
     api = client_of(scheduler, limits=Limits(max_requests=2, request_timeout=1))
     assert [api.get("/api/v1/stats").status_code for _ in range(2)] == [504, 504]
-    answer = api.get(JOBS)
+    answer = protected(api.get(JOBS))
     assert (answer.status_code, answer.json()["code"]) == (503, "busy")
     assert answer.headers["retry-after"] == "1"
     assert api.get("/healthz").status_code == 200
@@ -403,11 +474,57 @@ def test_faults_are_not_shown(
         raise error
 
     monkeypatch.setattr(scheduler, "stats", fail)
-    answer = api.get("/api/v1/stats")
+    answer = protected(api.get("/api/v1/stats"))
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert not any(word in answer.text for word in ("hunter2", "db.internal", "/usr", "Traceback"))
     assert ("retry-after" in answer.headers) == (status == 503)
-    assert any("request failed" in event for event in scheduler.log.events())
+    (facts,) = [facts for _, event, facts in scheduler.log.lines if event == "request failed"]
+    assert "exc_info" not in facts  # a logger would write the frames' variables: the token, the body
+    assert type(error).__name__ in facts["error"]
+    if status == 500:
+        assert "raise error\nRuntimeError: hunter2 in /usr/lib" in facts["exception"]
+
+
+#: A request in which something breaks, logged as structlog does by itself: with rich at hand, every variable of every frame.
+BROKEN = """
+import asyncio, sys, httpx
+from pgscheduler import Scheduler, SchedulerConfig
+from pgscheduler.web import Tokens, create_app
+
+token, canary = sys.argv[1:]
+scheduler = Scheduler(SchedulerConfig(dsn=f"postgresql://user:{canary}@127.0.0.1:1/x"))
+
+def broken(*given, **more):
+    deeper(*given, **more)
+
+def deeper(*given, **more):
+    raise LookupError("a fault of ours")
+
+scheduler.enqueue = broken
+app = create_app(scheduler, tokens=Tokens(write=[token]))
+body = {"name": "a", "parameters": {"token": canary, "note": canary}, "metadata": {"a": canary}}
+
+async def call():
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        return await client.post("/api/v1/jobs", json=body, headers={"Authorization": f"Bearer {token}"})
+
+answer = asyncio.run(call())
+print(answer.status_code, answer.text)
+"""
+
+
+def test_a_fault_is_logged_without_variables() -> None:
+    """The log has the traceback of what broke, and neither the token nor the body of who asked, nor the DSN."""
+    canary = "canary-in-the-mine"
+    run = subprocess.run(
+        [sys.executable, "-c", BROKEN, WRITE, canary], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert '500 {"error":"Internal server error.","code":"internal"}' in run.stdout
+    said = run.stdout + run.stderr
+    for part in ("request failed", "LookupError: a fault of ours", "in deeper", "in broken"):
+        assert part in said
+    assert not any(secret in said for secret in (WRITE, canary))
+    assert len(said) < 12_000
 
 
 def test_health_without_a_database(

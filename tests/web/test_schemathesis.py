@@ -81,6 +81,15 @@ schema = schemathesis.openapi.from_dict(
 )
 
 
+@schema.hook
+def filter_case(context: Any, case: Any) -> bool:
+    """No header with fields of the body that do not go with it, which no description can say; see test_idempotency."""
+    header = "Idempotency-Key" in (case.headers or {})
+    return not (
+        header and isinstance(case.body, dict) and case.body.keys() & {"key", "if_exists", "ifExists"}
+    )
+
+
 @schema.parametrize()
 @settings(
     max_examples=EXAMPLES, derandomize=not SEARCH, deadline=None, suppress_health_check=list(HealthCheck)
