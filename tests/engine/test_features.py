@@ -720,6 +720,7 @@ def test_unchanged_recurring_in_a_callers_transaction_while_it_runs(
         assert node.schedule(job, connection=connection).id == record.id
 
 
+@needs_notifications
 def test_enqueue_from_sql(dsn: str, db: Any, scheduler_on: Any) -> None:
     """The SQL function stores a job that an idle node starts at commit; arguments by position or by name."""
     seen: list[Any] = []
