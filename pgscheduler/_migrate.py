@@ -73,7 +73,9 @@ def _apply(connection: Connection[TupleRow], names: Names) -> int:
         psycopg.errors.DuplicateObject,
         psycopg.errors.DuplicateFunction,
     ) as error:
-        raise SchemaError(f"the schema holds an object of the same name that is not ours: {error}") from error
+        raise SchemaError(
+            f"the schema holds an object of the same name that is not a table or function of ours: {error}"
+        ) from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
         raise SchemaError(f"the server is read-only (a standby?): {error}") from error
 
