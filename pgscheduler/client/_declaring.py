@@ -11,7 +11,7 @@ from pgscheduler import _check as check
 from pgscheduler._apply import Apply, MovedError
 from pgscheduler._declared import Definitions, Plan
 from pgscheduler.clock import monotonic, uniform
-from pgscheduler.errors import InvalidTypeError, InvalidValueError, JobRunningError, show
+from pgscheduler.errors import InvalidCronError, InvalidTypeError, InvalidValueError, JobRunningError, show
 from pgscheduler.job import JobConfig
 
 from ._storing import Storing
@@ -62,6 +62,8 @@ class Declaring(Storing):
         try:
             self.check_fit(name, config.key or name, config.parameters)
             return self._values(name, config, now)
+        except InvalidCronError:
+            raise  # from a schedule class of the user's own: it has other facts, and says which line it means
         except (InvalidValueError, InvalidTypeError) as error:
             rule = f"{whose(config.key or name)} {error.rule}"
             raise type(error)(error.field, error.value, rule) from None

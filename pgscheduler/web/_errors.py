@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
 
 from pgscheduler import errors as e
+from pgscheduler._json import printable
 
 __all__ = [
     "ApiError",
@@ -123,8 +124,7 @@ def renaming(name: Callable[[str], str | None]) -> Iterator[None]:
 
 def plain(text: object) -> str:
     """Text from anywhere as an answer may hold it: one line without control characters or lone surrogates."""
-    shown = str(text)[:500]
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in shown)
+    return printable(str(text)[:500]).replace("\n", "\\n")
 
 
 def error_answer(error: ApiError) -> JSONResponse:
