@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import threading
 import traceback
 from collections import deque
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ._json import clean_json, clean_text
+from ._json import clean_json, clean_text, load_json
 from ._marks import marked, mask, masked, revealed, texts_of
 from .clock import monotonic
 from .errors import InvalidValueError, JobCancelled
@@ -95,7 +94,7 @@ class RunContext:
         """The job's parameters: fresh JSON for each attempt, or an instance of `parameters_schema`'s class."""
         if self._parameters is ...:
             text = self._claim.parameters
-            self._parameters = {} if text is None or text == "null" else json.loads(text)
+            self._parameters = {} if text is None or text == "null" else load_json(text)
             if marked(text):
                 self._secrets = texts_of(self._parameters)
                 self._parameters = revealed(self._parameters)

@@ -24,10 +24,18 @@ _PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().raw_decode
 
 
 def load_json(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+    """What a jsonb column holds, which has no white space around it; the rest of `json.loads` is half of its price."""
+    if text is None:
+        return None
+    try:
+        value, end = _decode(text)
+    except json.JSONDecodeError:
+        end = -1
+    return value if end == len(text) else json.loads(text)
 
 
 def read_json(text: str | bytes) -> Any:

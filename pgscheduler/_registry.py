@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import dataclasses
 import inspect
 from abc import abstractmethod
@@ -71,20 +72,25 @@ def _maker(job: Job) -> Callable[[], Job]:
     """A shallow copy of `job` per call; by hand where copy.copy would do just that, at a sixth of its price."""
     kind = type(job)
     plain = (
-        not hasattr(kind, "__copy__")
-        and kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__reduce__ is object.__reduce__
-        and kind.__getstate__ is object.__getstate__
-        and not any("__slots__" in base.__dict__ for base in kind.__mro__[:-1] if base is not Job)
+        kind not in copyreg.dispatch_table
+        and not any(
+            hasattr(kind, name)
+            for name in ("__copy__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
+        )
+        and all(
+            getattr(kind, name) is getattr(object, name)
+            for name in ("__new__", "__reduce_ex__", "__reduce__", "__getstate__")
+        )
+        # That of abc.ABC is empty.
+        and not any(base.__dict__.get("__slots__") for base in kind.__mro__)
     )
     if not plain:
         return lambda: copy.copy(job)
-    state = job.__dict__
     new = object.__new__
 
     def make() -> Job:
         instance = new(kind)
-        instance.__dict__.update(state)
+        instance.__dict__.update(job.__dict__)
         return instance
 
     return make

@@ -6,6 +6,7 @@ A node's own clocks only measure how long something took or how long to wait.
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Callable
@@ -20,10 +21,10 @@ monotonic: Callable[[], float] = time.monotonic
 uniform: Callable[[float, float], float] = random.Random().uniform  # noqa: S311 - jitter, not a secret
 
 
-def _boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 #: Seconds that passed in the world, suspended time included. A laptop's lid or a paused virtual machine stops
 #: CLOCK_MONOTONIC, and a node that wakes up must know that its claims are old.
-elapsed: Callable[[], float] = _boottime if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+elapsed: Callable[[], float] = (
+    functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
