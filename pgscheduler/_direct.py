@@ -13,14 +13,16 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import Connection, pq
+from psycopg import Connection, postgres, pq
 from psycopg.adapt import Transformer
 
-__all__ = ["Direct", "one_line"]
+__all__ = ["Direct", "one_line", "rows_of"]
 
 #: Prepared all at once: an outcome shall need one round trip, also the first one.
 OUTCOMES = ("complete", "finish", "note")
 UNKNOWN_STATEMENT = b"26000"  # SQLSTATE: no such name is prepared in this session; nothing was executed
+
+BIGINT, TIMESTAMPTZ = (postgres.types[name].oid for name in ("bigint", "timestamptz"))
 
 Rows = list[tuple[Any, ...]]
 
@@ -34,9 +36,15 @@ class Direct:
         self._ready: WeakKeyDictionary[Connection[Any], set[str]] = WeakKeyDictionary()
 
     def ask(
-        self, connection: Connection[Any], name: str, parameters: Mapping[str, Any], *, prepared: bool
+        self,
+        connection: Connection[Any],
+        name: str,
+        parameters: Mapping[str, Any],
+        *,
+        prepared: bool,
+        times: bool = True,
     ) -> Rows:
-        """One statement, sent and answered in one call into libpq that does not hold the GIL.
+        """One statement, sent and answered in one call into libpq that does not hold the GIL; `times` as in `rows_of`.
 
         psycopg's own way comes back to Python for every piece of the answer. Under load the slots hold the GIL, and
         each coming back then costs up to 5 ms of waiting for it, which took as long as the database's own work.
@@ -54,7 +62,7 @@ class Direct:
             result = self._send(connection, name, send)
         else:
             result = raw.exec_params(statement, values, None, formats, pq.Format.BINARY)
-        return _rows(connection, result)
+        return rows_of(connection, result, times=times)
 
     def ask_patiently(self, connection: Connection[Any], name: str, parameters: Mapping[str, Any]) -> Rows:
         """The same for a caller's thread: it waits in Python, not in libpq, so that Ctrl-C ends it."""
@@ -66,7 +74,7 @@ class Direct:
             raw.send_query_prepared(title, values, result_format=pq.Format.BINARY)
             return _answer(raw)
 
-        return _rows(connection, self._send(connection, name, send))
+        return rows_of(connection, self._send(connection, name, send))
 
     def prepare_outcomes(self, connection: Connection[Any]) -> None:
         """Have the statements that record outcomes ready, before the first of them is needed."""
@@ -146,10 +154,17 @@ def _next_result(raw: pq.abc.PGconn) -> pq.abc.PGresult | None:
     return raw.get_result()
 
 
-def _rows(connection: Connection[Any], result: pq.abc.PGresult) -> Rows:
+def rows_of(connection: Connection[Any], result: pq.abc.PGresult, *, times: bool = True) -> Rows:
+    """What a binary answer holds; without `times` the moments in it as PostgreSQL has them: whole microseconds since
+    2000, UTC."""
     _require(connection, result, pq.ExecStatus.TUPLES_OK)
     loader = Transformer(connection)
-    loader.set_pgresult(result)
+    if times:
+        loader.set_pgresult(result)
+    else:
+        loader.set_pgresult(result, set_loaders=False)
+        kinds = (result.ftype(column) for column in range(result.nfields))
+        loader.set_loader_types([BIGINT if kind == TIMESTAMPTZ else kind for kind in kinds], pq.Format.BINARY)
     return loader.load_rows(0, result.ntuples, tuple)
 
 

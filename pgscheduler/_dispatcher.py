@@ -219,8 +219,8 @@ class Dispatcher:
             self._affordable_at = now + min(pause, FULL_SCAN_PAUSE)
             self._full_at = max(self._affordable_at, now + FULL_SCAN_INTERVAL)
             self._marks = {}
-        for claim in claims:
-            self._marks[claim.priority] = claim.run_at  # in order, so the last one of each priority stays
+        last = {claim.priority: claim for claim in claims}  # they are in order
+        self._marks.update((priority, claim.run_at) for priority, claim in last.items())
         if survivors := [claim for claim in claims if claim.stalls]:
             # There may be more of them than this claim could bring, and behind them jobs that are new.
             self._survivors += survivors

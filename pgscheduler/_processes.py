@@ -277,8 +277,8 @@ class _Order:
 
 
 _ROW = (
-    "id", "name", "key", "priority", "run_at", "scheduled_at", "failures", "stalls", "schedule", "options",
-    "parameters", "cancel_requested", "done_already", "claimed_at",
+    "id", "name", "key", "priority", "run_at_micros", "scheduled_at_micros", "failures", "stalls", "schedule", "options",
+    "parameters", "cancel_requested", "done_already", "claimed_at_micros",
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from . import states
-from ._direct import Direct, one_line
+from ._direct import Direct, one_line, rows_of
 from ._json import read_json
 from ._sql import Names, Statements, positional
 from .clock import elapsed, monotonic
@@ -331,12 +331,13 @@ class Store:
         sent = elapsed()
         parameters = _claim_parameters(request, node, token)
         if self._prepared:
-            rows = self._direct(connection, "claim", parameters)
+            rows = self._libpq.ask(connection, "claim", parameters, prepared=True, times=False)
         else:
             with connection.pipeline():  # one transaction, for which alone the planner can be told
                 connection.execute("select set_config('enable_bitmapscan', 'off', true)")
-                found = connection.execute(self.sql["claim"], parameters)
-            rows = found.fetchall()
+                found = connection.execute(self.sql["claim"], parameters, binary=True)
+            assert found.pgresult is not None
+            rows = rows_of(connection, found.pgresult, times=False)
         received = monotonic()
         return [Claim(row, token, sent, received) for row in rows]
 

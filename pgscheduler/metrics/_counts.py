@@ -143,7 +143,7 @@ class Counts:
                     self._job(name).completed.observe_all(seconds)
             if claims:
                 # Both are the database's time, of one statement: nothing is claimed before it is due.
-                late = [(claim.claimed_at - claim.run_at).total_seconds() for claim in claims]
+                late = [claim.lateness for claim in claims]
                 for name, seconds in _by_name(claims, late):
                     self._job(name).lateness.observe_all(seconds)
             for move in finished:

@@ -401,7 +401,6 @@ import os
 import pickle
 import sys
 import time
-from datetime import UTC, datetime
 from tests.engine.conftest import Call
 from pgscheduler import JobConfig
 from pgscheduler._processes import Home, _ChildSide, _Order
@@ -414,10 +413,9 @@ class Says(Call):
     def run(self, ctx):
         print("ran", flush=True)
 
-now = datetime.now(UTC)
 facts = dict.fromkeys(("schedule", "options", "parameters", "key"))
-facts |= dict(id=1, name="x", priority=5, run_at=now, scheduled_at=now, failures=0, stalls=0,
-              cancel_requested=False, done_already=False, claimed_at=now)
+facts |= dict(id=1, name="x", priority=5, run_at_micros=0, scheduled_at_micros=0, failures=0, stalls=0,
+              cancel_requested=False, done_already=False, claimed_at_micros=0)
 order = pickle.dumps(_Order(Says(JobConfig(name="x"), None), facts, 7, None, 0.0))
 side = _ChildSide(Pipe(), Home("node", "", "public", "p_", True))
 side._node_pid = os.getppid() if sys.argv[1] == "alive" else os.getpid()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, cast
 
 import pytest
@@ -36,7 +36,7 @@ from pgscheduler._ledger import Ledger
 from pgscheduler._registry import Registered, Registry
 from pgscheduler._runner import Runner
 from pgscheduler.job import policy_of
-from pgscheduler.states import Claim, Ended
+from pgscheduler.states import Claim, Ended, micros
 
 NOON = datetime(2031, 3, 1, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -63,9 +63,9 @@ def plan(
     """A claim that is to be decided on."""
     config = JobConfig(name="nothing", schedule=schedule, **policies)
     row = (
-        7, "nothing", None, 5, run_at or scheduled_at, scheduled_at, failures, stalls,
+        7, "nothing", None, 5, micros(run_at or scheduled_at), micros(scheduled_at), failures, stalls,
         config.schedule_json(), config.options_json(),
-        None, cancel, done, claimed_at,
+        None, cancel, done, micros(claimed_at),
     )  # fmt: skip
     claim = Claim(row, 99, 0.0, 0.0)
     return Plan(claim, Registered("nothing", Nothing(config)), policy_of(config.options_json()), schedule)
@@ -347,3 +347,24 @@ def test_a_claim_that_others_may_have_is_not_begun(
 def test_the_common_claim_falls_through(case: dict[str, Any]) -> None:
     """Nothing to settle: the claim is to run."""
     assert prepare(plan(**case)) is None
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        NOON,
+        datetime(2031, 3, 1, 12, 0, 0, 999_999, tzinfo=UTC),
+        datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC),
+        datetime(2, 1, 1, tzinfo=UTC),
+        datetime(9997, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(2031, 7, 1, 12, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+    ],
+    ids=str,
+)
+def test_a_claim_s_times_are_exact(moment: datetime) -> None:
+    """To the microsecond, in UTC, over all that the table may hold; also those set later."""
+    claim = plan(run_at=moment, scheduled_at=NOON, claimed_at=NOON).claim
+    assert (claim.run_at, claim.run_at.tzinfo) == (moment, UTC)
+    assert claim.lateness == (NOON - moment).total_seconds()
+    claim.scheduled_at = moment
+    assert (claim.scheduled_at, claim.claimed_at) == (moment, NOON)
