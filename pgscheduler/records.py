@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ._json import read_json
+from ._json import load_json, read_json
 from ._marks import hidden, marked
 from .errors import show
 from .states import JobState, Outcome
@@ -139,19 +138,24 @@ class JobRecord:
     @classmethod
     def fresh(cls, row: Mapping[str, Any], given: Mapping[str, Any]) -> JobRecord:
         """A one-time job as it was just stored: what the server decided, and what was given."""
-        return cls(
+        run_at, created_at = _at(row["run_at"]), _at(row["created_at"])
+        made = object.__new__(cls)
+        # As __init__ would, which in a frozen class sets each of all the fields by a call: a fifth of storing a job. What
+        # is not here has the class's default.
+        made.__dict__.update(
             id=row["id"],
             name=given["name"],
             key=None,
             state=JobState.PENDING,
             priority=given["priority"],
-            run_at=_at(row["run_at"]),
-            scheduled_at=_at(row["scheduled_at"]),
-            created_at=_utc(row["created_at"]),
+            run_at=run_at,
+            scheduled_at=run_at if row["scheduled_at"] == row["run_at"] else _at(row["scheduled_at"]),
+            created_at=created_at,
             parameters=_given(given["parameters"]),
             schedule=None,
             options=_loads(given["options"]),
         )
+        return made
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> JobRecord:
@@ -365,7 +369,7 @@ class Template:
 
 def _given(text: str | None) -> Any:
     """Parameters as they were just stored."""
-    found = {} if text is None else json.loads(text)
+    found = {} if text is None else load_json(text)
     return hidden(found) if marked(text) else found
 
 
