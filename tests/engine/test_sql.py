@@ -353,6 +353,33 @@ def test_a_record_waits_for_no_row(
     assert left(db) == end
 
 
+def test_a_heartbeat_loses_no_row_that_was_written_after_it_began(
+    dsn: str, db: psycopg.Connection[Any], store: Store
+) -> None:
+    """Its snapshot has the version before. Such a claim is answered as its own and not renewed, to be asked for again."""
+    job = running_job(db, 7)
+    parameters = {"ids": [job], "tokens": [7]}
+    # It has begun, and comes to the rows when it has this lock.
+    late = store.sql["heartbeat"].replace("from unnest(", "from (select pg_advisory_lock(5)) l, unnest(")
+    assert late != store.sql["heartbeat"]
+    late = late.replace("select * from (select pg", "select g.* from (select pg")
+    answers: list[Any] = []
+    with psycopg.connect(dsn) as other, store.connect() as connection:
+        other.execute("select pg_advisory_xact_lock(5)")
+        worker = threading.Thread(
+            target=lambda: answers.append(connection.execute(late, parameters).fetchall())
+        )
+        worker.start()
+        waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+        eventually(lambda: db.execute(waiting).fetchone() == (1,), describe="the heartbeat to have begun")
+        other.execute("update pgscheduler_jobs set cancel_requested = true where id = %s", [job])
+        other.commit()
+        worker.join(10)
+        again = connection.execute(store.sql["heartbeat"], parameters).fetchall()
+    assert answers == [[(job, 7, False, False)]]
+    assert again == [(job, 7, True, True)]
+
+
 def test_plain_completions_wait_for_a_row_and_not_for_long(
     dsn: str, db: psycopg.Connection[Any], store: Store
 ) -> None:
