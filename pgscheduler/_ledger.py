@@ -6,6 +6,7 @@ outcome still waits for a slow database keeps its heartbeat; else it would look 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable
 
@@ -42,6 +43,8 @@ class Ledger:
         # A claim that could not be renewed for this long is given up here before anyone else may take it.
         self._patience = no_heartbeat_timeout - heartbeat_interval
         self._interval = heartbeat_interval
+        # No claim here was proven before this: until it is too old there is nothing to look for. Guarded by _lock.
+        self._oldest = math.inf
         #: Set when a claim was let go; `shutdown` waits on it.
         self.changed = _Changed()
         self._fenced = False  # set when a claim ran out; cleared by a heartbeat that reached the database
@@ -60,6 +63,8 @@ class Ledger:
                 if before is not None and not before.lost and not before.settled:
                     older.append(before)
                 self._held[claim.id] = claim
+                if claim.beaten_at < self._oldest:
+                    self._oldest = claim.beaten_at
         self.lose(older)
         return older
 
@@ -105,7 +110,12 @@ class Ledger:
     def expire(self) -> list[Claim]:
         """Self-fencing: the claims that could not be renewed in time, newly marked as lost."""
         horizon = elapsed() - self._patience
-        gone = [c for c in self.all() if c.beaten_at < horizon and not c.lost and not c.settled]
+        if self._oldest >= horizon:
+            return []
+        with self._lock:
+            running = [c for c in self._held.values() if not c.lost and not c.settled]
+            gone = [c for c in running if c.beaten_at < horizon]
+            self._oldest = min((c.beaten_at for c in running if c.beaten_at >= horizon), default=math.inf)
         if gone:
             self._fenced = True
             self.lose(gone)
@@ -123,8 +133,5 @@ class Ledger:
         return self._fenced or (proven_at is not None and elapsed() - proven_at > self._patience)
 
     def seconds_to_expiry(self) -> float:
-        """How long until the oldest unproven claim runs out; at most one heartbeat interval."""
-        oldest = min((c.beaten_at for c in self.all() if not c.lost and not c.settled), default=None)
-        if oldest is None:
-            return self._interval
-        return min(max(oldest + self._patience - elapsed(), 0.0), self._interval)
+        """How long no claim can run out; at most one heartbeat interval."""
+        return min(max(self._oldest + self._patience - elapsed(), 0.0), self._interval)
