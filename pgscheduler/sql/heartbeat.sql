@@ -13,7 +13,7 @@ free as materialized (
 beaten as (
     -- By address, which spares a look-up. A version that came after this statement began is not found by it: such a row
     -- is among the others, and renewed when it is asked for again.
-    update {jobs} j set heartbeat_at = {now}() where j.ctid = any (array(select at from free))
+    update {jobs} j set heartbeat_at = (select {now}()) where j.ctid = any (array(select at from free))
     returning j.id, j.token, j.cancel_requested
 )
 select b.id, b.token, b.cancel_requested, true from beaten b
