@@ -86,7 +86,8 @@ export async function workUntil(end, stop) {
   clearInterval(reporter);
   tell();
   if (stamp === "latency") say(JSON.stringify({ latencies_us: latencies }));
-  say(`{"stopped": ${now()}}`);
+  // Until the pipe has taken it all: a program that exits before that takes the rest with it.
+  await new Promise((resolve) => process.stdout.write(`{"stopped": ${now()}}\n`, resolve));
 }
 
 export async function main({ prepare, enqueue, produce, work }) {
