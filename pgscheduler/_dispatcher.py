@@ -34,8 +34,8 @@ FULL_SCAN_SHARE = (
     20  # a full look that took longer than what it brought explains is followed by so much without
 )
 FULL_SCAN_PAUSE = 5.0  # seconds without one at most: nothing that fell due before a mark waits for longer
-FULL_SCAN_FREE = 0.02  # seconds that any claim may take on a busy machine
-FULL_SCAN_PER_JOB = 50e-6  # seconds that claiming a job, and recording one beside it, may take
+FULL_SCAN_FREE = 0.01  # seconds that any claim may take on a busy machine
+FULL_SCAN_PER_JOB = 25e-6  # seconds that claiming a job, and recording one beside it, may take
 BLOCKED = 1.0  # seconds; only a fallback for a wake-up that should have come
 HOARD_SECONDS = 1.0  # what was claimed ahead and is not started by then goes back to the others
 TRIAL_SECONDS = (
