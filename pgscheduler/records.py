@@ -138,7 +138,6 @@ class JobRecord:
     @classmethod
     def fresh(cls, row: Mapping[str, Any], given: Mapping[str, Any]) -> JobRecord:
         """A one-time job as it was just stored: what the server decided, and what was given."""
-        run_at, created_at = _at(row["run_at"]), _at(row["created_at"])
         made = object.__new__(cls)
         # As __init__ would, which in a frozen class sets each of all the fields by a call: a fifth of storing a job. What
         # is not here has the class's default.
@@ -148,9 +147,9 @@ class JobRecord:
             key=None,
             state=JobState.PENDING,
             priority=given["priority"],
-            run_at=run_at,
-            scheduled_at=run_at if row["scheduled_at"] == row["run_at"] else _at(row["scheduled_at"]),
-            created_at=created_at,
+            run_at=_at(row["run_at"]),
+            scheduled_at=_at(row["scheduled_at"]),
+            created_at=_at(row["created_at"]),
             parameters=_given(given["parameters"]),
             schedule=None,
             options=_loads(given["options"]),

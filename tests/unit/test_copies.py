@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import copyreg
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any, Self
 
 import pytest
 
 from pgscheduler import Job
-from pgscheduler._json import load_json
 from pgscheduler._registry import Registered
 
 
@@ -118,14 +116,3 @@ def test_what_lies_outside_the_instance_s_dictionary_is_copied_too() -> None:
     counted["jobs"] = 3
     made = Registered("counted", counted).make()
     assert (made.given, dict(made)) == (1, {"jobs": 3})
-
-
-@pytest.mark.parametrize("text", ["{}", '{"a": [1, "ü"]}', " [1]\n", "1 ", "null", '"x"'])
-def test_json_is_read_as_the_json_module_reads_it(text: str) -> None:
-    assert load_json(text) == json.loads(text)
-
-
-@pytest.mark.parametrize("text", ["", " ", "{", "[1] x", "nul"])
-def test_what_is_no_json_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"Expecting|Extra data"):
-        load_json(text)
